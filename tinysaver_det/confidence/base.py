@@ -1,0 +1,83 @@
+"""What every image confidence has in common."""
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from typing import Sequence
+
+import numpy as np
+
+from ..detections import Detections
+from ..errors import ConfigError
+
+
+class Confidence(ABC):
+    """How sure the saver's answer to one image is: ``Detections -> float`` in [0, 1], higher = keep.
+
+    An image that lost a box to a NaN or an infinity has confidence 0, whatever its other boxes say. A subclass
+    gives :meth:`score` for the rest, and documents what it does with an image without boxes. Its constructor's
+    arguments are plain values, so that :meth:`to_dict` round-trips through JSON.
+    """
+
+    def __call__(self, detections: Detections) -> float:
+        """The confidence of one image.
+
+        Args:
+            detections: The saver's boxes on the image, target classes only.
+
+        Returns:
+            float: In [0, 1]; below the threshold the image is handed over.
+        """
+        if detections.dropped:
+            return 0.0
+        return float(self.score(detections))
+
+    @abstractmethod
+    def score(self, detections: Detections) -> float:
+        """The confidence of an image whose boxes were all finite, in [0, 1]."""
+
+    def bind(self, classes: Sequence[str]) -> None:
+        """Tell the confidence which classes the labels stand for, in order.
+
+        Most don't care. One whose configuration names classes checks it here, and raises
+        :class:`~tinysaver_det.errors.ClassesError`.
+        """
+
+    def to_dict(self) -> dict:
+        """The configuration that builds this confidence again (see :func:`build_confidence`)."""
+        names = inspect.signature(type(self)).parameters
+        return dict(type=type(self).__name__, **{n: getattr(self, n) for n in names})
+
+    def __repr__(self):
+        args = ', '.join(f'{k}={v!r}' for k, v in self.to_dict().items() if k != 'type')
+        return f'{type(self).__name__}({args})'
+
+
+def fraction(owner, name, value):
+    """``value`` as a float, if it lies in [0, 1].
+
+    Raises:
+        ConfigError: It doesn't, or isn't a number.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:  # NaN fails too
+        raise ConfigError(f'{type(owner).__name__}: {name} must be a number in [0, 1], but got {value!r}')
+    return float(value)
+
+
+def binary_entropy(scores):
+    """Entropy of a yes/no with probability ``scores``, in nats, elementwise; 0 at 0 and at 1."""
+    p = np.asarray(scores, dtype=np.float64)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        h = -(p * np.log(p) + (1 - p) * np.log1p(-p))
+    return np.where((p > 0) & (p < 1), h, 0.0)
+
+
+def squash(amount):
+    """A non-negative amount of doubt as a confidence in (0, 1]: 1 / (1 + amount).
+
+    Strictly decreasing, and far from the limits of a float: a hundred boxes of entropy ln 2 give 0.014, and
+    two crowded images that differ by a millionth of a nat still differ.
+    """
+    if not math.isfinite(amount) or amount < 0:
+        raise ValueError(f'amount must be finite and not negative, but got {amount}')
+    return 1.0 / (1.0 + amount)
