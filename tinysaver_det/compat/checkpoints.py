@@ -1,0 +1,22 @@
+"""mmengine's own checkpoints under ``torch.load(weights_only=True)``, the default since torch 2.6.
+
+They hold the training log beside the weights: a ``HistoryBuffer`` of numpy scalars. These types run no code
+when they are unpickled, so they are added to torch's list of safe ones.
+"""
+
+
+def allow_mmengine_checkpoints() -> None:
+    """Let torch load mmengine's checkpoints with ``weights_only=True``. Doing it twice changes nothing."""
+    import numpy as np
+    import torch
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    if not hasattr(torch.serialization, 'add_safe_globals'):  # torch < 2.4 loads them as they are
+        return
+    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+    functions = [multiarray.scalar, multiarray._reconstruct]
+    # A checkpoint names the module of the numpy that wrote it: numpy.core before 2.0, numpy._core since.
+    named = [(f, f'{module}.{f.__name__}') for f in functions
+             for module in ('numpy.core.multiarray', 'numpy._core.multiarray')]
+    dtypes = {type(np.dtype(t)) for t in (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)}
+    torch.serialization.add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, *sorted(dtypes, key=str), *named])

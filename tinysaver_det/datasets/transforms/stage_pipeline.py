@@ -1,0 +1,166 @@
+"""A stage's own test pipeline as one transform."""
+
+import hashlib
+import os
+from typing import Optional
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmdet.registry import TRANSFORMS
+from mmengine.dataset import Compose
+from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
+
+from ...errors import ConfigError, ImageError
+from ...stage_config import read_stage_config, scope_of
+
+JPEG_START, JPEG_END = b'\xff\xd8', b'\xff\xd9'
+
+
+@TRANSFORMS.register_module()
+class StagePipeline(BaseTransform):
+    """Everything that a stage's test pipeline does after loading the image.
+
+    A data set of a :class:`~tinysaver_det.models.TinySaverDetector` gives the saver's input with it::
+
+        pipeline = [dict(type='LoadImageFromFile'), dict(type='StagePipeline', config='mmdet::yolox/...')]
+
+    The pipeline is read from the stage's own config, so it can't drift from it. Transforms that load
+    annotations are kept here; :meth:`read`, which the detector uses for the base, leaves them out.
+
+    Beside what the stage's pipeline packs, the data sample gets ``stage_pipeline`` (a digest by which the
+    detector notices input that was made for another detector) and, when the image came as an array,
+    ``ori_img``, from which the base's input is made if the image is handed over.
+
+    Args:
+        config, cfg_options, model, test_pipeline: As in the detector's ``saver`` and ``base``; its other keys
+            are accepted and not used, so that one dict can serve both.
+        name: The stage's name, for messages.
+
+    Raises:
+        ConfigError: The config has no usable test pipeline.
+        ImageError: On use: the image cannot be read, or its file ends too early.
+    """
+
+    def __init__(self, name: str = 'saver', **stage):
+        cfg = read_stage_config(stage, name)
+        transforms = [dict(t) for t in cfg.test_pipeline]
+        self.name = name
+        loader, *rest = transforms
+        if not _kind(loader).startswith('LoadImage'):
+            raise ConfigError(f'the test pipeline of {name} must begin with the transform that loads the image '
+                              f'(LoadImageFromFile), but begins with {_kind(loader)}')
+        self.digest = hashlib.sha256(repr(transforms).encode()).hexdigest()[:16]
+        options = {k: v for k, v in loader.items() if k not in ('type', 'backend_args')}
+        # A plain loader gives what LoadImageFromFile already gave in front of this transform.
+        self.reloads = bool(options) or _kind(loader) != 'LoadImageFromFile'
+        with scope_of(cfg):
+            self.loader = ROOT_TRANSFORMS.build(loader)
+            self.array_loader = None
+            if _kind(loader) == 'LoadImageFromFile':
+                self.array_loader = ROOT_TRANSFORMS.build(
+                    dict(type='mmdet.LoadImageFromNDArray', to_float32=loader.get('to_float32', False)))
+            self.rest = Compose(rest)
+            self.rest_without_annotations = Compose([t for t in rest if not _loads_annotations(t)])
+        if self.rest.transforms and isinstance(self.rest.transforms[-1], StagePipeline):  # a cascade as a stage
+            self.digest = self.rest.transforms[-1].digest
+
+    def transform(self, results: dict) -> dict:
+        """Make the stage's input of a loaded image.
+
+        Args:
+            results: With ``img`` (H, W, 3), ``img_path`` (None for an array), as mmdet's loaders leave it.
+
+        Returns:
+            dict: ``inputs`` and ``data_samples``, as the stage's pipeline packs them.
+        """
+        path = results.get('img_path')
+        image = results['img'] if path is None else None
+        if path is not None:
+            check_whole(path)
+            if self.reloads:
+                results = self.loader(results)
+        return self._pack(self.rest, results, image)
+
+    def read(self, image, img_id=0) -> dict:
+        """Make the stage's input of an image file or array.
+
+        Args:
+            image: A path or URL, or an (H, W, 3) uint8 array in BGR order.
+            img_id: The image's id in its data set.
+
+        Returns:
+            dict: ``inputs`` and ``data_samples``.
+
+        Raises:
+            ImageError: The file is missing or not a whole image.
+            ConfigError: An array for a stage that loads images in a way of its own.
+        """
+        if isinstance(image, np.ndarray):
+            if self.array_loader is None:
+                raise ConfigError(f'{self.name} loads images with {_kind_of(self.loader)}, so it takes files and no '
+                                  f'arrays')
+            results = self.array_loader(dict(img=image, img_id=img_id))
+            return self._pack(self.rest_without_annotations, results, image)
+        check_whole(image)
+        try:
+            results = self.loader(dict(img_path=image, img_id=img_id))
+        except Exception as e:
+            raise ImageError(f'{image} cannot be read for {self.name}: {type(e).__name__}: {e}') from e
+        return self._pack(self.rest_without_annotations, results, None)
+
+    def _pack(self, transforms, results, image: Optional[np.ndarray]):
+        results.setdefault('img_id', 0)
+        packed = transforms(results)
+        extra = dict(stage_pipeline=self.digest, img_path=results.get('img_path'))
+        if image is not None:
+            extra['ori_img'] = image
+        packed['data_samples'].set_metainfo(extra)
+        return packed
+
+    def __repr__(self):
+        return f'{type(self).__name__}(name={self.name!r}, {self.loader}, {self.rest})'
+
+
+def check_whole(path) -> None:
+    """Refuse a JPEG file that ends too early: decoders give its lost part as grey and say nothing.
+
+    Files that are not local and other formats are left to their decoder.
+
+    Raises:
+        ImageError: The file is missing or truncated.
+    """
+    path = os.fspath(path)
+    if '://' in path:
+        return
+    try:
+        with open(path, 'rb') as f:
+            start = f.read(2)
+            f.seek(0, os.SEEK_END)
+            size = f.tell()
+            f.seek(max(0, size - 2))
+            end = f.read(2)
+    except OSError as e:
+        raise ImageError(f'image {path} cannot be read: {e.strerror or e}') from e
+    if size == 0:
+        raise ImageError(f'image {path} is empty (0 bytes)')
+    if start == JPEG_START and end != JPEG_END:  # bytes behind the end are legal, so the decoder decides
+        from PIL import Image
+
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except (OSError, SyntaxError) as e:
+            raise ImageError(f'image {path} is truncated ({size} bytes): {e}') from e
+
+
+def _kind(transform):
+    kind = transform['type']
+    return kind.__name__ if isinstance(kind, type) else str(kind).split('.')[-1]
+
+
+def _kind_of(transform):
+    return type(transform).__name__
+
+
+def _loads_annotations(transform):
+    return _kind(transform).startswith('Load') and 'Annotations' in _kind(transform)

@@ -1,0 +1,132 @@
+"""Evaluate a cascade over a data set: what ``tools/test.py`` does."""
+
+import contextlib
+import io
+import json
+import os
+import os.path as osp
+from typing import Optional
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ..errors import ConfigError, DataError
+from ..models.checkpoint import checkpoint_classes, read_checkpoint
+from ..models.tinysaver_detector import PACKED_META, STAGES
+from ..report import SaverSummary
+from .hooks.saver_summary_hook import summarise
+from .hooks.target_classes_hook import unwrap
+
+
+def evaluate(cfg: Config,
+             checkpoint: Optional[str] = None,
+             threshold: Optional[float] = None,
+             baselines: bool = False,
+             out: Optional[str] = None,
+             json_file: Optional[str] = None,
+             quiet: bool = False) -> Optional[SaverSummary]:
+    """Run a cascade over its test data set.
+
+    Args:
+        cfg: A config whose model is a TinySaverDetector, with ``work_dir`` set.
+        checkpoint: A packed checkpoint; the stages' own are then not read.
+        threshold: In place of the config's.
+        baselines: Also evaluate the saver alone and the base alone, in the same run.
+        out: A pickle file for the predictions (mmdet's DumpDetResults).
+        json_file: A file for the summary, beside ``saver_summary.json`` in the work dir.
+        quiet: No progress and no log lines; the table remains.
+
+    Returns:
+        SaverSummary, or None on ranks other than the first.
+
+    Raises:
+        TinySaverError: Something of the config, the data or the weights does not fit.
+    """
+    if cfg.get('model', {}).get('type') not in ('TinySaverDetector', 'mmdet.TinySaverDetector'):
+        raise ConfigError(f"the config's model must be a TinySaverDetector, but is "
+                          f"{cfg.get('model', {}).get('type')!r}: test a single detector with mmdet's own tools/test.py")
+    if threshold is not None:
+        cfg.model.threshold = threshold
+    if cfg.get('test_dataloader') is None:
+        raise ConfigError('the config has no test_dataloader: base it on configs/_base_/coco_detection.py')
+    _fill_in(cfg)
+    _check_annotations(cfg)
+    if checkpoint is not None:
+        _use_packed(cfg, checkpoint)
+    if baselines:
+        cfg.model.keep_stages = True
+        cfg.test_evaluator = dict(type='StagesEvaluator', metrics=cfg.test_evaluator)
+    if quiet:
+        cfg.log_level = 'ERROR'
+    with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
+        runner = Runner.from_cfg(cfg)
+        if out is not None:
+            from mmdet.evaluation import DumpDetResults
+
+            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
+        metrics = runner.test()
+    summary = summarise(unwrap(runner.model), metrics)
+    if runner.rank != 0:
+        return None
+    if summary is None:
+        raise ConfigError("nothing was summed up: put dict(type='SaverMetric') second into test_evaluator")
+    if json_file is not None:
+        summary.save(json_file)
+    return summary
+
+
+def _fill_in(cfg):
+    """What a config may leave out: the loop, the metric of the cascade and the hooks that serve it."""
+    cfg.setdefault('test_cfg', dict(type='TestLoop'))
+    evaluator = cfg.get('test_evaluator') or []
+    cfg.test_evaluator = [evaluator] if isinstance(evaluator, dict) else list(evaluator)
+    if not any(m.get('type') in ('SaverMetric', 'mmdet.SaverMetric') for m in cfg.test_evaluator):
+        cfg.test_evaluator.append(dict(type='SaverMetric'))
+    hooks = list(cfg.get('custom_hooks') or [])
+    for name in ('TargetClassesHook', 'SaverSummaryHook'):
+        if not any(h.get('type') in (name, f'mmdet.{name}') for h in hooks):
+            hooks.append(dict(type=name))
+    cfg.custom_hooks = hooks
+
+
+def _check_annotations(cfg):
+    """An annotation file without images is refused; one without annotations is run without CocoMetric."""
+    for metric in [m for m in cfg.test_evaluator if m.get('type') in ('CocoMetric', 'mmdet.CocoMetric')]:
+        path = metric.get('ann_file') or _dataset_annotations(cfg)
+        if path is None or '://' in str(path):
+            continue
+        try:
+            with open(path, encoding='utf-8') as f:
+                content = json.load(f)
+        except OSError as e:
+            raise DataError(f'annotation file {path} cannot be read: {e.strerror}; name yours with --cfg-options '
+                            f'test_dataloader.dataset.ann_file=FILE test_evaluator.0.ann_file=FILE '
+                            f'test_dataloader.dataset.data_prefix.img=FOLDER') from e
+        except ValueError as e:
+            raise DataError(f'annotation file {path} is not JSON: {e}') from e
+        if not isinstance(content, dict) or not content.get('images'):
+            raise DataError(f"annotation file {path} lists no images under 'images': there is nothing to test")
+        if not content.get('annotations') and not metric.get('format_only'):
+            print(f'{path} has no annotations: running without mAP')
+            cfg.test_evaluator.remove(metric)
+
+
+def _dataset_annotations(cfg):
+    dataset = cfg.test_dataloader.dataset
+    path = dataset.get('ann_file')
+    return osp.join(dataset.get('data_root') or '', path) if path else None
+
+
+def _use_packed(cfg, checkpoint):
+    """Load both stages from one file; what they would read otherwise is not read."""
+    meta = read_checkpoint(checkpoint)['meta']
+    for name in STAGES:
+        stage = cfg.model[name]
+        stage.checkpoint = None
+        classes = (meta.get(PACKED_META) or {}).get(name, {}).get('classes')
+        if classes and not stage.get('classes'):
+            stage.classes = tuple(classes)
+    target = checkpoint_classes(meta)
+    if target and (meta.get(PACKED_META) or {}).get('fixed_target_classes') and not cfg.model.get('target_classes'):
+        cfg.model.target_classes = target
+    cfg.load_from = os.fspath(checkpoint)

@@ -1,0 +1,79 @@
+"""Print and save what a test of a cascade found."""
+
+import math
+import os.path as osp
+from typing import Dict, Optional
+
+from mmdet.registry import HOOKS
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from rich.console import Console
+
+from ...cost import parameters
+from ...evaluation import SaverMetric
+from ...report import SaverSummary
+from ...report.summary import COST_KEYS
+from .target_classes_hook import unwrap
+
+
+@HOOKS.register_module()
+class SaverSummaryHook(Hook):
+    """At the end of a test: one table, ``saver_summary.json`` in the work dir, scalars to the visualisers.
+
+    Needs :class:`~tinysaver_det.evaluation.SaverMetric` among the evaluator's metrics, and gives it the detector.
+    """
+
+    priority = 'LOW'  # after the logger's own lines
+
+    def before_test_epoch(self, runner) -> None:
+        detector = unwrap(runner.model)
+        for metric in runner.test_evaluator.metrics:
+            if isinstance(metric, SaverMetric):
+                metric.detector = detector
+
+    @master_only
+    def after_test_epoch(self, runner, metrics: Optional[Dict[str, float]] = None) -> None:
+        detector = unwrap(runner.model)
+        summary = summarise(detector, metrics or {})
+        if summary is None:
+            return
+        path = osp.join(runner.work_dir, 'saver_summary.json')
+        summary.save(path)
+        console = Console()
+        console.print(summary.table())
+        for note in summary.notes():
+            console.print(note, markup=False, highlight=False)
+        console.print(f'written to {path}', markup=False, highlight=False, soft_wrap=True)
+        runner.visualizer.add_scalars({k: v for k, v in metrics.items()
+                                       if isinstance(v, (int, float)) and math.isfinite(v)})
+
+
+def summarise(detector, metrics: Dict[str, float]) -> Optional[SaverSummary]:
+    """The summary of a test.
+
+    Args:
+        detector: The :class:`~tinysaver_det.models.TinySaverDetector` that was tested.
+        metrics: What the evaluator returned.
+
+    Returns:
+        SaverSummary, or None if :class:`SaverMetric` reported nothing (no images, or it isn't in the evaluator).
+    """
+    if 'saver/handover' not in metrics:
+        return None
+    of_cascade, baselines = {}, {}
+    for key, value in metrics.items():
+        if key.startswith('baselines/'):
+            _, stage, name = key.split('/', 2)
+            baselines.setdefault(stage, {})[name] = value
+        elif not key.startswith('saver/'):
+            of_cascade[key] = value
+    return SaverSummary(
+        **{key: metrics[f'saver/{key}'] for key in COST_KEYS},
+        threshold=detector.threshold,
+        confidence=detector.confidence.to_dict(),
+        metrics=of_cascade,
+        baselines=baselines,
+        mean_confidence=metrics['saver/mean_confidence'],
+        dropped_boxes=metrics['saver/dropped_boxes'],
+        parameters=dict(saver=parameters(detector.saver), base=parameters(detector.base)),
+        uncounted_ops=detector.uncounted_ops)

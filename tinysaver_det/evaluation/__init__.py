@@ -1,0 +1,6 @@
+"""Metrics of a cascade, registered in mmdet's METRICS and EVALUATOR."""
+
+from .saver_metric import SaverMetric
+from .stages_evaluator import StagesEvaluator
+
+__all__ = ['SaverMetric', 'StagesEvaluator']

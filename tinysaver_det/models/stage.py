@@ -1,0 +1,134 @@
+"""One detector of the cascade with what belongs to it."""
+
+from typing import Optional, Sequence
+
+import numpy as np
+import torch
+from mmdet.registry import MODELS
+from mmengine.utils import import_modules_from_strings
+
+from ..datasets.transforms import StagePipeline
+from ..detections import Detections
+from ..errors import ClassesError
+from ..names import close_to
+from ..stage_config import config_classes, read_stage_config, scope_of
+from .checkpoint import checkpoint_classes, load_weights, read_checkpoint
+
+
+class Stage:
+    """The saver or the base: how its input is made, and what its labels mean.
+
+    The detector itself is a submodule of the cascade, under the stage's name.
+
+    Args:
+        name: 'saver' or 'base'.
+        config: What the user wrote for it (see :func:`~tinysaver_det.stage_config.read_stage_config`), with
+            optional ``checkpoint`` (path, URL or None), ``strict`` (whether a key that doesn't fit is an error;
+            True) and ``classes`` (names of its labels, where neither checkpoint nor config tell or to rename).
+
+    Attributes:
+        model (nn.Module): The built detector with its weights, until :meth:`detach_model`.
+        classes (tuple[str]): Names of its labels, in order.
+        pipeline (StagePipeline): Makes its input.
+    """
+
+    def __init__(self, name: str, config: dict):
+        self.name = name
+        cfg = read_stage_config(config, name)
+        if cfg.get('custom_imports'):
+            import_modules_from_strings(**cfg.custom_imports)
+        self.strict = bool(config.get('strict', True))
+        self.checkpoint = config.get('checkpoint')
+        self.pipeline = StagePipeline(name, **{k: config[k] for k in config if k in _PIPELINE_KEYS})
+        with scope_of(cfg):
+            self.model = MODELS.build(cfg.model)
+        self.loaded = self.checkpoint is not None
+        meta = {}
+        if self.loaded:
+            checkpoint = read_checkpoint(self.checkpoint)
+            self.load(self.model, checkpoint['state_dict'], f'checkpoint {self.checkpoint} of {name}',
+                      checkpoint['metadata'])
+            meta = checkpoint['meta']
+        classes = config.get('classes') or checkpoint_classes(meta) or config_classes(cfg)
+        if classes is None:
+            raise ClassesError(f'the class names of {name} are unknown: neither its checkpoint nor its config has '
+                               f"them; give {name}=dict(..., classes=('...', ...))")
+        self.classes = tuple(classes)
+        self.set_target(self.classes)
+
+    def detach_model(self) -> torch.nn.Module:
+        """Hand the detector to the cascade, which owns it from here on."""
+        model, self.model = self.model, None
+        return model
+
+    def load(self, model, state, where, metadata=None):
+        """Load weights into the stage's detector, by the stage's strictness."""
+        load_weights(model, state, where, self.strict, metadata)
+        self.loaded = True
+
+    def set_target(self, target: Sequence[str]) -> None:
+        """Map the stage's labels onto target classes by name.
+
+        Raises:
+            ClassesError: A target class that the stage does not know.
+        """
+        index = {c: i for i, c in enumerate(target)}
+        for c in target:
+            if c not in self.classes:
+                raise ClassesError(
+                    f'target class {c!r} is unknown to {self.name}{close_to(c, self.classes)}; it knows '
+                    f'{len(self.classes)}: {", ".join(self.classes[:20])}{", ..." if len(self.classes) > 20 else ""}')
+        self._map = torch.tensor([index.get(c, -1) for c in self.classes])
+        self._identity = tuple(target) == self.classes
+
+    def to_target(self, instances):
+        """The stage's instances with finite values and target classes only, relabelled.
+
+        Args:
+            instances (InstanceData): ``bboxes`` (N, 4), ``scores`` (N,), ``labels`` (N,) and maybe ``masks``.
+
+        Returns:
+            tuple[InstanceData, int]: The instances, and how many were dropped for a NaN or infinity.
+        """
+        if len(instances) and int(instances.labels.max()) >= len(self.classes):
+            raise ClassesError(f'{self.name} gave label {int(instances.labels.max())}, but its {len(self.classes)} '
+                               f'classes end at {len(self.classes) - 1}: give it the classes that it was trained on')
+        keep = torch.isfinite(instances.scores) & torch.isfinite(instances.bboxes).all(dim=1)
+        dropped = len(keep) - int(keep.sum())
+        if self._identity and not dropped:
+            return instances, 0
+        labels = self._map.to(instances.labels.device)[instances.labels]
+        instances.labels = labels
+        return instances[keep & (labels >= 0)], dropped
+
+
+_PIPELINE_KEYS = ('config', 'cfg_options', 'model', 'test_pipeline')
+
+
+def to_detections(instances, image_size, dropped: int = 0) -> Detections:
+    """mmdet's instances of one image as :class:`~tinysaver_det.detections.Detections`.
+
+    Args:
+        instances (InstanceData): ``bboxes`` (N, 4) in pixels of the original image, ``scores``, ``labels``.
+        image_size: (height, width) of the original image.
+        dropped: How many boxes were dropped before for a NaN or infinity.
+    """
+    def array(tensor: torch.Tensor) -> np.ndarray:
+        return tensor.detach().float().cpu().numpy() if tensor.is_floating_point() else tensor.cpu().numpy()
+
+    return Detections(array(instances.bboxes), array(instances.scores), array(instances.labels),
+                      tuple(image_size[:2]), dropped)
+
+
+def common_classes(stages: Sequence[Stage]) -> Optional[tuple]:
+    """The classes that all stages know, in the first one's order.
+
+    Raises:
+        ClassesError: There is none.
+    """
+    first, *others = stages
+    common = tuple(c for c in first.classes if all(c in s.classes for s in others))
+    if not common:
+        raise ClassesError('the stages have no class in common: ' + '; '.join(
+            f'{s.name} knows {", ".join(s.classes[:10])}{", ..." if len(s.classes) > 10 else ""}' for s in stages))
+    return common

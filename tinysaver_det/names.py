@@ -1,0 +1,24 @@
+"""Messages about names that are not known."""
+
+import difflib
+from typing import Iterable, Sequence
+
+from .errors import ConfigError
+
+
+def close_to(name: str, known: Sequence[str]) -> str:
+    """' (did you mean A or B?)' when some known names are spelt like ``name``, else ''."""
+    by_lower = {str(k).lower(): str(k) for k in known}
+    close = difflib.get_close_matches(str(name).lower(), list(by_lower), n=3, cutoff=0.6)
+    return f' (did you mean {" or ".join(repr(by_lower[c]) for c in close)}?)' if close else ''
+
+
+def refuse_unknown(given: Iterable[str], known: Sequence[str], what: str) -> None:
+    """Refuse the first given name that is not known.
+
+    Raises:
+        ConfigError: Naming it, close spellings, and all that is known.
+    """
+    for name in given:
+        if name not in known:
+            raise ConfigError(f'{name!r} is not {what}{close_to(name, known)}; there are: {", ".join(known)}')

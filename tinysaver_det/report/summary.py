@@ -1,0 +1,112 @@
+"""What a test of a cascade found, as one object."""
+
+import json
+import math
+from dataclasses import dataclass, field, fields
+from typing import Dict, Optional
+
+from ..files import whole_file
+
+COST_KEYS = ('images', 'handover', 'gflops_per_image', 'saver_gflops', 'base_gflops', 'saved')
+
+
+@dataclass(frozen=True)
+class SaverSummary:
+    """The result of running a cascade over a data set.
+
+    Attributes:
+        images: Images evaluated.
+        handover: Share of them that the base answered, in [0, 1].
+        gflops_per_image: Mean GFLOPs per image (1 multiply-add = 1), saver and base together.
+        saver_gflops, base_gflops: Mean GFLOPs per image of each stage run alone.
+        saved: 1 - gflops_per_image / base_gflops; negative when the cascade costs more than the base.
+        threshold: Confidence below which an image was handed over.
+        confidence: Configuration of the confidence.
+        metrics: The data set metrics of the cascade, such as 'coco/bbox_mAP' in [0, 1].
+        baselines: The same metrics of 'saver' and 'base' alone, where they were evaluated.
+        mean_confidence: Mean confidence over the images.
+        dropped_boxes: Boxes that were left out for a NaN or infinity.
+        parameters: Number of parameters of 'saver' and 'base'.
+        uncounted_ops: Operators that no GFLOPs figure includes, by stage.
+    """
+
+    images: int
+    handover: float
+    gflops_per_image: float
+    saver_gflops: float
+    base_gflops: float
+    saved: float
+    threshold: float
+    confidence: dict
+    metrics: Dict[str, float] = field(default_factory=dict)
+    baselines: Dict[str, Dict[str, float]] = field(default_factory=dict)
+    mean_confidence: Optional[float] = None
+    dropped_boxes: int = 0
+    parameters: Dict[str, int] = field(default_factory=dict)
+    uncounted_ops: Dict[str, list] = field(default_factory=dict)
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON; a figure that doesn't exist is None."""
+        return _plain({f.name: getattr(self, f.name) for f in fields(self)})
+
+    def save(self, path) -> None:
+        """Write as JSON; the file is whole or absent."""
+        with whole_file(path) as f:
+            json.dump(self.to_dict(), f, indent=2, allow_nan=False)
+            f.write('\n')
+
+    def table(self):
+        """A rich table: a row for the saver alone, the base alone and the cascade."""
+        from rich.table import Table
+
+        shown = [k for k in self.metrics if _headline(k)]
+        shown = shown or [k for k, v in self.metrics.items() if isinstance(v, (int, float))][:3]
+        table = Table(title=f'{self.images} images, threshold {self.threshold:.6g}', caption_justify='left')
+        table.add_column('', no_wrap=True)
+        for head in ('GFLOPs', 'of base', 'handed over', *(_short(k, shown) for k in shown)):
+            table.add_column(head, justify='right', no_wrap=True)
+        rows = (('saver alone', self.saver_gflops, None, self.baselines.get('saver', {})),
+                ('base alone', self.base_gflops, None, self.baselines.get('base', {})),
+                ('cascade', self.gflops_per_image, self.handover, self.metrics))
+        for name, gflops, handover, metrics in rows:
+            table.add_row(name, _figure(gflops, '.3f'), _figure(gflops / self.base_gflops, '.1%'),
+                          _figure(handover, '.1%'), *(_figure(metrics.get(k), '.3f') for k in shown))
+        if math.isfinite(self.saved):
+            saved = f'saves {self.saved:.1%}' if self.saved >= 0 else f'costs {-self.saved:.1%} more'
+            table.caption = (f'The cascade {saved} of the GFLOPs of the base alone\n'
+                             f'(1 multiply-add = 1; preprocessing and NMS not counted).')
+        return table
+
+    def notes(self) -> list:
+        """Sentences that belong under the table."""
+        notes = [f'{stage}: not in its GFLOPs, for want of a formula: {", ".join(ops)}'
+                 for stage, ops in self.uncounted_ops.items()]
+        if self.dropped_boxes:
+            notes.append(f'{self.dropped_boxes} boxes were left out because a coordinate or score was not finite')
+        return notes
+
+
+def _short(key, shown):
+    """A metric's name without what all shown names share."""
+    name = key.split('/')[-1]
+    return name[len('bbox_'):] if all(k.split('/')[-1].startswith('bbox_') for k in shown) else name
+
+
+def _headline(key):
+    return key.split('/')[-1] in ('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_75', 'segm_mAP', 'mAP')
+
+
+def _figure(value, form):
+    return '-' if value is None or not math.isfinite(value) else format(value, form)
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if hasattr(value, 'item'):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,105 @@
+"""Read what a config file says of one stage: an ordinary mmdet config, by path, by name, or inline."""
+
+import os
+from typing import Any, Optional, Sequence
+
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import DATASETS, DefaultScope
+from mmengine.utils import import_modules_from_strings
+
+from .errors import ClassesError, ConfigError
+from .names import refuse_unknown
+
+STAGE_KEYS = ('config', 'cfg_options', 'model', 'test_pipeline', 'checkpoint', 'strict', 'classes')
+
+
+def read_stage_config(stage: dict, name: str) -> Config:
+    """The whole mmdet config of a stage.
+
+    Args:
+        stage: What a user wrote for the stage: ``config`` (a path, an ``mmdet::`` name, or an inline dict or
+            Config with a ``model`` and a ``test_dataloader``) with optional ``cfg_options`` (overrides, as on
+            mmdet's command line); or ``model`` (a detector's dict) with ``test_pipeline``.
+        name: 'saver' or 'base', for messages.
+
+    Returns:
+        Config: With ``model`` and the stage's test pipeline under ``test_pipeline``.
+
+    Raises:
+        ConfigError: Something is missing, unknown, or not to be read.
+    """
+    if not isinstance(stage, dict):
+        raise ConfigError(f"{name} must be a dict such as dict(config='mmdet::...', checkpoint=...), but got {stage!r}")
+    refuse_unknown(stage, STAGE_KEYS, f'a setting of {name}')
+    if ('config' in stage) == ('model' in stage):
+        raise ConfigError(f"{name} must have either 'config' or 'model' with 'test_pipeline', but got "
+                          f'{", ".join(stage) or "neither"}')
+    if 'model' in stage:
+        if 'test_pipeline' not in stage:
+            raise ConfigError(f"{name} has a 'model' but no 'test_pipeline': give the list of transforms that "
+                              f'make its input')
+        cfg = Config(dict(model=stage['model'], test_pipeline=stage['test_pipeline']))
+    else:
+        cfg = _read(stage['config'], name)
+    if stage.get('cfg_options'):
+        cfg.merge_from_dict(dict(stage['cfg_options']))
+    if 'model' not in cfg:
+        raise ConfigError(f"the config of {name} has no 'model': {_label(stage)} is not a detector's config")
+    cfg.test_pipeline = stage.get('test_pipeline') or _test_pipeline(cfg, stage, name)
+    return cfg
+
+
+def scope_of(cfg: Config) -> Any:
+    """A context in which the registries resolve the config's names as its own framework would."""
+    return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet'))
+
+
+def config_classes(cfg: Config) -> Optional[Sequence[str]]:
+    """The class names of a config's test data set: its ``metainfo``, else those of the data set's type, else None."""
+    dataset = cfg.get('test_dataloader', {}).get('dataset') or {}
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if classes is None and 'type' in dataset:
+        with scope_of(cfg):
+            cls = dataset['type'] if isinstance(dataset['type'], type) else DATASETS.get(dataset['type'])
+        classes = getattr(cls, 'METAINFO', {}).get('classes')
+    if isinstance(classes, str):
+        raise ClassesError(f"metainfo.classes must be a list of names, but got the string {classes!r}: write "
+                           f"('{classes}',)")
+    return None if classes is None else tuple(classes)
+
+
+def _read(config, name):
+    if isinstance(config, Config):
+        return Config(config.to_dict())
+    if isinstance(config, dict):
+        cfg = Config(dict(config))
+        if cfg.get('custom_imports'):
+            import_modules_from_strings(**cfg.custom_imports)
+        return cfg
+    if not isinstance(config, (str, os.PathLike)):
+        raise ConfigError(f"the config of {name} must be a path, an 'mmdet::...' name or a dict, but got {config!r}")
+    try:
+        if '::' in str(config):
+            return get_config(str(config))
+        return Config.fromfile(config)
+    except Exception as e:
+        raise ConfigError(f'the config of {name} cannot be read from {config}: {type(e).__name__}: {e}') from e
+
+
+def _test_pipeline(cfg, stage, name):
+    dataset = cfg.get('test_dataloader', {}).get('dataset') or {}
+    while 'pipeline' not in dataset and 'dataset' in dataset:
+        dataset = dataset['dataset']
+    pipeline = dataset.get('pipeline') or cfg.get('test_pipeline')
+    if not pipeline:
+        raise ConfigError(f'the config of {name} has no test pipeline: {_label(stage)} lacks '
+                          f'test_dataloader.dataset.pipeline, which makes the input of the stage')
+    return pipeline
+
+
+def _label(stage):
+    config = stage.get('config', 'the inline model')
+    return 'the inline config' if isinstance(config, dict) else str(config)
