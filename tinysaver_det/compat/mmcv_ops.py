@@ -7,13 +7,21 @@ no compiled one is found: it can never shadow it.
 ===============================  ======================================================================
 operator                         served by
 ===============================  ======================================================================
-nms                              torchvision.ops.nms (threshold rounded to float32, as mmcv compares it)
+nms                              torchvision.ops.nms, in mmcv's order of equal scores
 softnms                          the procedure of Bodla et al. (ICCV 2017, arXiv 1704.04503) in numpy
 roi_align_forward                torchvision.ops.roi_align (average pooling)
 deform_conv_forward              torchvision.ops.deform_conv2d
 modulated_deform_conv_forward    torchvision.ops.deform_conv2d with a mask
 ms_deform_attn_forward           mmcv's own function in plain PyTorch
 ===============================  ======================================================================
+
+Compared on 2026-11-24 with the compiled operators of mmcv 2.1.0 (built for torch 2.14.1 on the CPU) on random
+input, old against new in one process: nms 4,000 cases, half of them with equal scores, offsets 0 and 1: the same
+indices in the same order in all; class-aware nms (``mmcv.ops.batched_nms``, also split and soft) 1,500 cases: the
+same; soft-nms 1,800 cases, three methods: the same indices, scores within 4e-7; roi_align, aligned and not,
+sampling ratio 0 and 2, and deformable convolution 1 and 2 over strides, paddings, dilations, groups and offset
+groups: difference 0. ms_deform_attn_forward has no compiled CPU version to compare with: mmdet calls it on a GPU only,
+and the function that serves it is the one that mmcv itself uses on the CPU.
 
 Every other operator, the backward passes among them, raises
 :class:`~tinysaver_det.errors.UnsupportedOpError` when it is called.
@@ -89,11 +97,17 @@ def _unsupported(name):
 
 def nms(boxes, scores, iou_threshold, offset):
     import numpy as np
+    import torch
     from torchvision.ops import nms as torchvision_nms
 
+    # Boxes of equal score: mmcv goes by torch's plain sort and torchvision by its stable one. So they are put into
+    # mmcv's order, and their rank stands for their score.
+    order = scores.sort(0, descending=True)[1]
+    boxes = boxes[order]
     if offset:  # a box from x1 to x2 is x2 - x1 + 1 pixels wide
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
-    return torchvision_nms(boxes, scores, float(np.float32(iou_threshold)))
+    rank = -torch.arange(len(boxes), dtype=boxes.dtype, device=boxes.device)
+    return order[torchvision_nms(boxes, rank, float(np.float32(iou_threshold)))]
 
 
 def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset):

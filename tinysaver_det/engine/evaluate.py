@@ -52,7 +52,7 @@ def evaluate(cfg: Config,
     _fill_in(cfg)
     _check_annotations(cfg)
     if checkpoint is not None:
-        _use_packed(cfg, checkpoint)
+        use_packed(cfg, checkpoint)
     if baselines:
         cfg.model.keep_stages = True
         cfg.test_evaluator = dict(type='StagesEvaluator', metrics=cfg.test_evaluator)
@@ -117,8 +117,8 @@ def _dataset_annotations(cfg):
     return osp.join(dataset.get('data_root') or '', path) if path else None
 
 
-def _use_packed(cfg, checkpoint):
-    """Load both stages from one file; what they would read otherwise is not read."""
+def use_packed(cfg, checkpoint):
+    """Let a packed checkpoint stand for the stages' own, and its class names for theirs."""
     meta = read_checkpoint(checkpoint)['meta']
     for name in STAGES:
         stage = cfg.model[name]

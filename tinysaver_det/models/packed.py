@@ -1,0 +1,48 @@
+"""One checkpoint file for both stages."""
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from .. import __version__
+from ..errors import ConfigError
+from ..files import whole_file
+from .tinysaver_detector import PACKED_META, STAGES, TinySaverDetector
+
+
+def pack_checkpoint(cfg: Config, path) -> None:
+    """Write the weights of both stages of a cascade as one checkpoint.
+
+    Its keys are the stages' own behind ``saver.`` and ``base.``; its meta holds the target classes, as mmdet's
+    tools expect them, and each stage's classes.
+
+    Args:
+        cfg: Config of a :class:`~tinysaver_det.models.TinySaverDetector` with both checkpoints.
+        path: The file to write; it is whole or absent.
+
+    Raises:
+        ConfigError: A stage without a checkpoint.
+        CheckpointError: Weights that don't fit.
+    """
+    for name in STAGES:
+        if not cfg.model[name].get('checkpoint'):
+            raise ConfigError(f'{name} has no checkpoint to pack: name it with --cfg-options '
+                              f'model.{name}.checkpoint=FILE')
+    detector = build_detector(cfg)
+    meta = {name: dict(classes=detector.stages[name].classes) for name in STAGES}
+    meta['fixed_target_classes'] = detector.fixed_target_classes
+    checkpoint = dict(
+        meta=dict(dataset_meta=dict(classes=detector.target_classes), tinysaver_det_version=__version__,
+                  **{PACKED_META: meta}),
+        state_dict=detector.state_dict())
+    with whole_file(path, 'wb') as f:
+        torch.save(checkpoint, f)
+
+
+def build_detector(cfg: Config) -> TinySaverDetector:
+    """Build the detector of a config, in evaluation mode, on the CPU."""
+    model = dict(cfg.model)
+    if model.pop('type') not in ('TinySaverDetector', 'mmdet.TinySaverDetector'):
+        raise ConfigError(f"the config's model must be a TinySaverDetector, but is {cfg.model.get('type')!r}")
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+        return TinySaverDetector(**model).eval()

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Test a cascade on several GPUs of this machine (or, with CUDA_VISIBLE_DEVICES= and --cfg-options
+# env_cfg.dist_cfg.backend=gloo, on several CPU processes):
+#
+#   tools/dist_test.sh CONFIG CHECKPOINT|none PROCESSES [ARGUMENTS OF tools/test.py ...]
+set -euo pipefail
+if [ $# -lt 3 ]; then
+    sed -n '2,6p' "$0" | sed 's/^# \{0,1\}//' >&2
+    exit 2
+fi
+config=$1 checkpoint=$2 processes=$3
+shift 3
+[ "$checkpoint" != none ] || checkpoint=
+exec python -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$processes" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
+    "$(dirname "$0")/test.py" "$config" ${checkpoint:+"$checkpoint"} --launcher pytorch "$@"
