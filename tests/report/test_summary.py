@@ -1,0 +1,50 @@
+import json
+import math
+
+from rich.console import Console
+from tinysaver_det.report import SaverSummary
+
+SUMMARY = dict(images=400, handover=0.25, gflops_per_image=2.5, saver_gflops=0.5, base_gflops=8.0, saved=0.6875,
+               threshold=0.4, confidence=dict(type='MaxScore'),
+               metrics={'coco/bbox_mAP': 0.321, 'coco/bbox_mAP_50': 0.5, 'coco/bbox_mAP_s': 0.1},
+               baselines=dict(saver={'coco/bbox_mAP': 0.25}, base={'coco/bbox_mAP': 0.333}))
+
+
+def printed(summary):
+    console = Console(width=80, record=True, file=open('/dev/null', 'w'))
+    console.print(summary.table())
+    return console.export_text()
+
+
+def test_table_has_a_row_for_each_stage_and_the_cascade():
+    lines = printed(SaverSummary(**SUMMARY)).splitlines()
+    rows = {line.split('│')[1].strip(): [c.strip() for c in line.split('│')[2:-1]] for line in lines if '│' in line}
+    assert rows['saver alone'] == ['0.500', '6.2%', '-', '0.250', '-']
+    assert rows['base alone'] == ['8.000', '100.0%', '-', '0.333', '-']
+    assert rows['cascade'] == ['2.500', '31.2%', '25.0%', '0.321', '0.500']
+    assert any('saves 68.8% of the GFLOPs' in line for line in lines)
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_a_cascade_that_costs_more_says_so():
+    assert 'costs 10.0% more' in printed(SaverSummary(**{**SUMMARY, 'saved': -0.1}))
+
+
+def test_json_has_the_documented_keys_and_null_for_what_is_unknown(tmp_path):
+    path = tmp_path / 'saver_summary.json'
+    SaverSummary(**{**SUMMARY, 'base_gflops': math.nan, 'saved': math.nan}).save(path)
+    saved = json.loads(path.read_text())
+    assert {'images', 'handover', 'gflops_per_image', 'saver_gflops', 'base_gflops', 'saved', 'threshold',
+            'confidence', 'metrics', 'baselines'} <= set(saved)
+    assert saved['base_gflops'] is None and saved['saved'] is None
+    assert saved['metrics']['coco/bbox_mAP'] == 0.321
+
+
+def test_table_without_metrics():
+    assert 'cascade' in printed(SaverSummary(**{**SUMMARY, 'metrics': {}, 'baselines': {}, 'base_gflops': math.nan}))
+
+
+def test_notes_name_what_was_left_out():
+    notes = SaverSummary(**SUMMARY, dropped_boxes=3, uncounted_ops=dict(base=['torchvision::roi_align'])).notes()
+    assert any('base' in n and 'torchvision::roi_align' in n for n in notes)
+    assert any('3 boxes' in n for n in notes)

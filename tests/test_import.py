@@ -1,0 +1,23 @@
+"""The half that analyses recorded results needs neither torch nor OpenMMLab."""
+
+import pytest
+
+LIGHT = ['tinysaver_det', 'tinysaver_det.errors', 'tinysaver_det.detections', 'tinysaver_det.confidence',
+         'tinysaver_det.routing', 'tinysaver_det.report', 'tinysaver_det.files', 'tinysaver_det.compat']
+
+
+@pytest.mark.parametrize('module', LIGHT)
+def test_light_modules_import_neither_torch_nor_openmmlab(run_python, module):
+    code = (f'import sys, {module}; '
+            "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'torchvision', 'mmdet', 'mmcv', "
+            "'mmengine')])")
+    assert run_python('-c', code).stdout.strip() == '[]'
+
+
+def test_errors_are_all_in_the_tree_of_their_docstring():
+    from tinysaver_det import errors
+
+    for name, value in vars(errors).items():
+        if isinstance(value, type):
+            assert issubclass(value, errors.TinySaverError)
+            assert name in errors.__doc__
