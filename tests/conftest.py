@@ -106,7 +106,7 @@ def tiny_config(scale, photos=None, classes=CLASSES, **head):
         default_scope='mmdet',
         model=dict(
             type='YOLOX',
-            data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),
+            data_preprocessor=dict(type='DetDataPreprocessor', mean=[114.0] * 3, std=[58.0] * 3, pad_size_divisor=32),
             backbone=dict(type='CSPDarknet', deepen_factor=0.33, widen_factor=0.0625),
             neck=dict(type='YOLOXPAFPN', in_channels=channels, out_channels=16, num_csp_blocks=1),
             bbox_head=dict(type='YOLOXHead', num_classes=len(classes), in_channels=16, feat_channels=16, **head),
@@ -123,13 +123,13 @@ def tiny_config(scale, photos=None, classes=CLASSES, **head):
     return cfg
 
 
-def tiny_cascade(photos, saver=32, base=64, **model):
-    """A whole config of a cascade of two such detectors over the generated photos."""
+def tiny_cascade(photos, saver=32, base=64, base_stage=None, **model):
+    """A whole config of a cascade of two such detectors (or another base) over the generated photos."""
     stage = dict(config=tiny_config(saver))
     return dict(
         default_scope='mmdet',
         model=dict(type='TinySaverDetector', backbone={}, **{
-            **dict(saver=stage, base=dict(config=tiny_config(base)), confidence=dict(type='BoxEntropy'),
+            **dict(saver=stage, base=base_stage or dict(config=tiny_config(base)), confidence=dict(type='BoxEntropy'),
                    threshold=0.5), **model}),
         test_dataloader=dict(
             batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
@@ -157,7 +157,13 @@ def cascade(photos):
     from tinysaver_det.models.packed import build_detector
 
     torch.manual_seed(0)
-    return build_detector(Config(tiny_cascade(photos)))
+    detector = build_detector(Config(tiny_cascade(photos)))
+    for name, weight in detector.named_parameters():  # as layers come, every image would get the same scores
+        if weight.dim() > 1:
+            torch.nn.init.kaiming_normal_(weight)
+            if 'conv_reg' in name:
+                weight.data *= 0.01  # boxes of a size
+    return detector
 
 
 def predict(detector, images):

@@ -62,8 +62,10 @@ def config_classes(cfg: Config) -> Optional[Sequence[str]]:
         dataset = dataset['dataset']
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None and 'type' in dataset:
-        with scope_of(cfg):
-            cls = dataset['type'] if isinstance(dataset['type'], type) else DATASETS.get(dataset['type'])
+        cls = dataset['type']
+        if not isinstance(cls, type):
+            with scope_of(cfg), DATASETS.switch_scope_and_registry(None) as datasets:
+                cls = datasets.get(cls)
         classes = getattr(cls, 'METAINFO', {}).get('classes')
     if isinstance(classes, str):
         raise ClassesError(f"metainfo.classes must be a list of names, but got the string {classes!r}: write "

@@ -111,10 +111,10 @@ class StagePipeline(BaseTransform):
     def _pack(self, transforms, results, image: Optional[np.ndarray]):
         results.setdefault('img_id', 0)
         packed = transforms(results)
-        extra = dict(stage_pipeline=self.digest, img_path=results.get('img_path'))
+        sample = packed['data_samples']
+        sample.set_metainfo(dict(stage_pipeline=self.digest, img_path=results.get('img_path')))
         if image is not None:
-            extra['ori_img'] = image
-        packed['data_samples'].set_metainfo(extra)
+            sample.set_field(image, 'ori_img', field_type='metainfo')  # set_metainfo would copy it
         return packed
 
     def __repr__(self):
