@@ -45,16 +45,14 @@ def main(argv=None):
     from tinysaver_det.engine.command import one_sentence, read_config
 
     with one_sentence():
-        from tinysaver_det.engine.evaluate import evaluate
+        from tinysaver_det.engine.evaluate import evaluate, show_predictions
 
         cfg = read_config(args.config, args.cfg_options)
         cfg.launcher = args.launcher
         cfg.work_dir = args.work_dir or cfg.get('work_dir') or osp.join(
             'work_dirs', osp.splitext(osp.basename(args.config))[0])
         if args.show or args.show_dir:
-            from mmdet.engine.hooks.utils import trigger_visualization_hook
-
-            cfg = trigger_visualization_hook(cfg, args)
+            show_predictions(cfg, args.show, args.show_dir, args.wait_time)
         evaluate(cfg, args.checkpoint, args.threshold, args.baselines, args.out, args.json, args.quiet)
 
 

@@ -2,12 +2,13 @@
 
 import os
 import sys
+import warnings
 from contextlib import contextmanager
 from typing import Optional
 
 from mmengine.config import Config
 
-from ..errors import ConfigError, ImageError, TinySaverError
+from ..errors import ConfigError, TinySaverError
 
 
 def read_config(path: str, options: Optional[dict] = None) -> Config:
@@ -41,8 +42,11 @@ def one_sentence():
     """Inside, an error of this package ends the program with its sentence in place of a traceback.
 
     Such errors are found behind what frameworks wrap around them (a registry, a data loader's worker). Set
-    ``TINYSAVER_DEBUG=1`` for the traceback. Ctrl-C ends the program with status 130.
+    ``TINYSAVER_DEBUG=1`` for the traceback. Ctrl-C ends the program with status 130. Warnings that OpenMMLab's
+    libraries raise about themselves are not shown.
     """
+    for module in ('mmengine', 'mmcv', 'mmdet', 'importlib', r'torch\.functional'):
+        warnings.filterwarnings('ignore', module=module)
     try:
         yield
     except KeyboardInterrupt:
@@ -62,13 +66,11 @@ def _sentence(error):
         if isinstance(seen, TinySaverError):
             original = seen
         seen = seen.__cause__ or seen.__context__
-    if original is None and not _from_worker(error, 'failed to load image'):
-        return None
     message = str(original or error)
     if 'Original Traceback' in message:  # a data loader's worker sends its traceback as text
         message = message.strip().splitlines()[-1].split(': ', 1)[1]
-    return message if original is not None else str(ImageError(f'{message}: not an image that can be decoded'))
-
-
-def _from_worker(error, text):
-    return isinstance(error, AssertionError) and text in str(error)
+    if original is not None:
+        return message
+    if isinstance(error, AssertionError) and 'failed to load image' in message:
+        return f'{message}: it is not an image that can be decoded'
+    return message if isinstance(error, FileNotFoundError) else None

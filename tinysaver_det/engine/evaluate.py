@@ -65,14 +65,30 @@ def evaluate(cfg: Config,
 
             runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
         metrics = runner.test()
-    summary = summarise(unwrap(runner.model), metrics)
     if runner.rank != 0:
         return None
-    if summary is None:
-        raise ConfigError("nothing was summed up: put dict(type='SaverMetric') second into test_evaluator")
+    summary = summarise(unwrap(runner.model), metrics)
+    if quiet:  # the hook's own went with the rest
+        summary.print()
     if json_file is not None:
         summary.save(json_file)
+        print(f'written to {json_file}')
     return summary
+
+
+def show_predictions(cfg: Config, show: bool = False, folder: Optional[str] = None, wait_time: float = 2) -> None:
+    """Let a test draw its predictions, as ``--show`` and ``--show-dir`` of mmdet's tools do.
+
+    Args:
+        cfg: The config to change.
+        show: Show each image in a window, for ``wait_time`` seconds.
+        folder: Save the images to this folder of the run's own folder.
+        wait_time: Seconds.
+    """
+    hooks = cfg.setdefault('default_hooks', {})
+    hooks.setdefault('visualization', dict(type='DetVisualizationHook'))
+    hooks['visualization'].update(draw=True, show=show, wait_time=wait_time, test_out_dir=folder)
+    cfg.setdefault('visualizer', dict(type='DetLocalVisualizer', name='visualizer'))
 
 
 def _fill_in(cfg):

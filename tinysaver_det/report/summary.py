@@ -77,6 +77,15 @@ class SaverSummary:
                              f'(1 multiply-add = 1; preprocessing and NMS not counted).')
         return table
 
+    def print(self) -> None:
+        """Print the table and the notes to standard output."""
+        from rich.console import Console
+
+        console = Console()
+        console.print(self.table())
+        for note in self.notes():
+            console.print(note, markup=False, highlight=False)
+
     def notes(self) -> list:
         """Sentences that belong under the table."""
         notes = [f'{stage}: not in its GFLOPs, for want of a formula: {", ".join(ops)}'

@@ -7,7 +7,6 @@ from typing import Dict, Optional
 from mmdet.registry import HOOKS
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from rich.console import Console
 
 from ...cost import parameters
 from ...evaluation import SaverMetric
@@ -39,11 +38,8 @@ class SaverSummaryHook(Hook):
             return
         path = osp.join(runner.work_dir, 'saver_summary.json')
         summary.save(path)
-        console = Console()
-        console.print(summary.table())
-        for note in summary.notes():
-            console.print(note, markup=False, highlight=False)
-        console.print(f'written to {path}', markup=False, highlight=False, soft_wrap=True)
+        summary.print()
+        print(f'written to {path}')
         runner.visualizer.add_scalars({k: v for k, v in metrics.items()
                                        if isinstance(v, (int, float)) and math.isfinite(v)})
 

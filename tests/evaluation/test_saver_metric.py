@@ -1,0 +1,62 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+
+import tinysaver_det.models  # noqa: F401
+from tinysaver_det.errors import ConfigError
+from tinysaver_det.evaluation import SaverMetric
+
+
+def sample(stage, gflops, confidence=0.5, dropped=0, size=(10, 20), path='a.jpg'):
+    return dict(stage=stage, gflops=gflops, saver_gflops=1.0, confidence=confidence, dropped_boxes=dropped,
+                ori_shape=size, img_path=path)
+
+
+def evaluate(samples, detector=None, size=None):
+    metric = SaverMetric()
+    metric.detector = detector
+    for s in samples:
+        metric.process(None, [s])
+    return metric.evaluate(len(samples) if size is None else size)
+
+
+def test_figures():
+    got = evaluate([sample('saver', 1.0, 0.9), sample('base', 5.0, 0.1, dropped=2), sample('saver', 1.0, 0.8),
+                    sample('saver', 1.0, 0.6)])
+    assert got == {
+        'saver/images': 4, 'saver/handover': 0.25, 'saver/gflops_per_image': 2.0, 'saver/saver_gflops': 1.0,
+        'saver/base_gflops': 4.0, 'saver/saved': 0.5, 'saver/mean_confidence': pytest.approx(0.6),
+        'saver/dropped_boxes': 2}
+
+
+def test_base_on_kept_images_is_measured_once_per_image_size():
+    asked = []
+    detector = SimpleNamespace(base=None, base_gflops_alone=lambda path: asked.append(path) or 10.0)
+    got = evaluate([sample('saver', 1.0, path='a'), sample('saver', 1.0, path='b'),
+                    sample('saver', 1.0, size=(5, 5), path='c'), sample('base', 3.0, size=(7, 7), path='d')], detector)
+    assert asked == ['a', 'c']
+    assert got['saver/base_gflops'] == (10 + 10 + 10 + 2) / 4
+
+
+def test_without_a_handover_and_without_the_detector_the_base_is_unknown():
+    got = evaluate([sample('saver', 1.0)])
+    assert math.isnan(got['saver/base_gflops']) and math.isnan(got['saver/saved'])
+
+
+def test_a_cascade_can_cost_more_than_the_base():
+    assert evaluate([sample('base', 5.0)])['saver/saved'] == pytest.approx(-0.25)
+
+
+def test_padding_of_a_sampler_is_dropped():
+    got = evaluate([sample('saver', 1.0), sample('base', 5.0), sample('base', 5.0)], size=2)
+    assert got['saver/images'] == 2 and got['saver/handover'] == 0.5
+
+
+def test_no_images():
+    assert evaluate([]) == {'saver/images': 0}
+
+
+def test_results_of_another_detector_are_refused():
+    with pytest.raises(ConfigError, match='SaverMetric needs the results of a TinySaverDetector'):
+        SaverMetric().process(None, [dict(pred_instances={})])

@@ -1,0 +1,158 @@
+"""The real thing: YOLOX-Nano at 256 and 640 pixels on real images, beside mmdet's own tools."""
+
+import json
+import pickle
+from pathlib import Path
+
+import mmengine
+import numpy as np
+import pytest
+
+from ..conftest import real_options
+
+pytestmark = pytest.mark.real_data
+NANO = 'configs/tinysaver/yolox-nano-256_yolox-nano-640_coco.py'
+MIM = Path(mmengine.__file__).parents[1] / 'mmdet' / '.mim'
+
+
+def load(path):
+    return {d['img_id']: d for d in pickle.loads(path.read_bytes())}
+
+
+@pytest.fixture(scope='module')
+def alone(real, run_python, tmp_path_factory):
+    """What mmdet's own tools/test.py gives for each stage: predictions and mAP."""
+    folder = tmp_path_factory.mktemp('alone')
+    found = {}
+    for name, scale in (('saver', 256), ('base', 640)):
+        out = folder / f'{name}.pkl'
+        options = [o.replace('test_evaluator.0.', 'test_evaluator.') for o in real_options(real, real.few)
+                   if not o.startswith('model.')]
+        run_python('-m', 'tinysaver_det.compat.run', MIM / 'tools' / 'test.py',
+                   MIM / 'configs' / 'yolox' / 'yolox_nano_8xb8-300e_coco.py', real.checkpoint, '--out', out,
+                   '--work-dir', folder / name, '--cfg-options', *options,
+                   f'test_dataloader.dataset.pipeline.1.scale=({scale},{scale})')
+        log, = (folder / name).glob('*/*.json')
+        found[name] = load(out), json.loads(log.read_text())
+    return found
+
+
+def boxes(prediction):
+    p = prediction['pred_instances']
+    return np.concatenate([p['bboxes'].numpy(), p['scores'].numpy()[:, None], p['labels'].numpy()[:, None]], 1)
+
+
+@pytest.mark.parametrize('threshold, batch_size', [(0, 1), (1.01, 7), (0.15, 1), (0.15, 2), (0.15, 7)])
+def test_each_image_gets_what_mmdet_gives_for_its_stage(real, alone, run_python, tmp_path, threshold, batch_size):
+    out, summary = tmp_path / 'a.pkl', tmp_path / 's.json'
+    run_python('tools/test.py', NANO, '--threshold', threshold, '--out', out, '--json', summary, '--quiet',
+               '--work-dir', tmp_path, '--cfg-options',
+               *real_options(real, real.few, **{'test_dataloader.batch_size': batch_size}))
+    results, summary = load(out), json.loads(summary.read_text())
+    assert set(results) == set(alone['saver'][0]) and summary['images'] == 24
+    stages = {r['stage'] for r in results.values()}
+    assert stages == {0: {'saver'}, 1.01: {'base'}, 0.15: {'saver', 'base'}}[threshold]
+    for image, result in results.items():
+        expected = boxes(alone[result['stage']][0][image])
+        assert (result['stage'] == 'base') == (result['confidence'] < threshold)
+        np.testing.assert_allclose(boxes(result), expected, rtol=1e-5, atol=1e-3)
+    assert summary['saver_gflops'] == pytest.approx(0.198, abs=5e-4)
+    assert summary['base_gflops'] == pytest.approx(1.237, abs=5e-4)
+    assert summary['gflops_per_image'] == pytest.approx(
+        summary['saver_gflops'] + summary['handover'] * summary['base_gflops'])
+    if len(stages) == 1:
+        metrics = alone[stages.pop()][1]
+        for key, value in summary['metrics'].items():
+            assert value == metrics[key], key
+
+
+def test_baselines_hold_all_three_rows(real, alone, run_python, tmp_path):
+    done = run_python('tools/test.py', NANO, '--baselines', '--quiet', '--json', tmp_path / 's.json', '--work-dir',
+                      tmp_path, '--cfg-options', *real_options(real, real.few))
+    summary = json.loads((tmp_path / 's.json').read_text())
+    for stage in ('saver', 'base'):
+        for key, value in summary['baselines'][stage].items():
+            assert value == alone[stage][1][key], (stage, key)
+    assert summary['baselines']['saver']['coco/bbox_mAP'] < summary['baselines']['base']['coco/bbox_mAP']
+    assert 'saver alone' in done.stdout and 'base alone' in done.stdout
+
+
+def test_target_classes_follow_the_data_set(real, run_python, tmp_path):
+    """People only: other classes neither count nor decide."""
+    out = tmp_path / 'a.pkl'
+    run_python('tools/test.py', NANO, '--quiet', '--out', out, '--work-dir', tmp_path, '--json', tmp_path / 's.json',
+               '--cfg-options', *real_options(real, real.few), "test_dataloader.dataset.metainfo.classes=('person',)")
+    results = load(out)
+    assert {int(x) for r in results.values() for x in r['pred_instances']['labels']} == {0}
+    summary = json.loads((tmp_path / 's.json').read_text())
+    assert 0 < summary['metrics']['coco/bbox_mAP'] < 1
+    everything = tmp_path / 'all.json'
+    run_python('tools/test.py', NANO, '--quiet', '--work-dir', tmp_path, '--json', everything, '--cfg-options',
+               *real_options(real, real.few))
+    assert summary['mean_confidence'] > json.loads(everything.read_text())['mean_confidence']
+
+
+@pytest.fixture(scope='module')
+def packed(real, run_python, tmp_path_factory):
+    path = tmp_path_factory.mktemp('packed') / 'packed.pth'
+    run_python('tools/pack_checkpoint.py', NANO, path, '--cfg-options', f'model.saver.checkpoint={real.checkpoint}',
+               f'model.base.checkpoint={real.checkpoint}')
+    return path
+
+
+def test_mmdets_own_test_takes_our_config(real, packed, run_python, tmp_path):
+    ours = tmp_path / 'ours.json'
+    run_python('tools/test.py', NANO, packed, '--quiet', '--json', ours, '--work-dir', tmp_path / 'a', '--cfg-options',
+               *[o for o in real_options(real, real.few) if not o.startswith('model.')])
+    done = run_python('-m', 'tinysaver_det.compat.run', MIM / 'tools' / 'test.py', NANO, packed, '--work-dir',
+                      tmp_path / 'b', '--cfg-options',
+                      *[o for o in real_options(real, real.few) if not o.startswith('model.')])
+    assert 'handed over' in done.stdout
+    assert json.loads((tmp_path / 'b' / 'saver_summary.json').read_text()) == json.loads(ours.read_text())
+
+
+def test_mmdets_get_flops_takes_our_config(real, run_python):
+    counted = {}
+    for threshold in (0, 2):
+        done = run_python('-m', 'tinysaver_det.compat.run', MIM / 'tools' / 'analysis_tools' / 'get_flops.py', NANO,
+                          '--num-images', 2, '--cfg-options', f'model.threshold={threshold}',
+                          f'val_dataloader.dataset.ann_file={real.few}',
+                          f'val_dataloader.dataset.data_prefix.img={real.images}/', 'val_dataloader.num_workers=0',
+                          'val_dataloader.persistent_workers=False', f'model.saver.checkpoint={real.checkpoint}',
+                          f'model.base.checkpoint={real.checkpoint}')
+        line, = [x for x in done.stdout.splitlines() if x.startswith('Flops:')]
+        value = line.split()[1]
+        counted[threshold] = float(value.rstrip('GM')) * (1e-3 if value.endswith('M') else 1)
+    # mmengine's counter adds batch norm and resizing, a few per cent.
+    assert counted[0] == pytest.approx(0.198, rel=0.1) and counted[2] == pytest.approx(0.198 + 1.237, rel=0.1)
+
+
+def test_mmdets_inferencer_and_inference_detector_take_our_config(real, packed):
+    import tinysaver_det.models  # noqa: F401
+    from mmdet.apis import DetInferencer, inference_detector, init_detector
+
+    paths = [str(real.images / n) for n in real.names[:6]]
+    detector = init_detector(NANO, str(packed), device='cpu')
+    one_by_one = inference_detector(detector, paths)
+    assert {s.stage for s in one_by_one} == {'saver', 'base'}
+    import cv2
+
+    arrays = inference_detector(detector, [cv2.imread(p) for p in paths])
+    inferencer = DetInferencer(NANO, str(packed), device='cpu', show_progress=False)
+    batched = inferencer(paths, batch_size=4, return_datasamples=True, no_save_vis=True)['predictions']
+    from_arrays = inferencer([cv2.imread(p) for p in paths], batch_size=4, return_datasamples=True,
+                             no_save_vis=True)['predictions']
+    for a, *others in zip(one_by_one, arrays, batched, from_arrays):
+        for b in others:
+            assert a.stage == b.stage and len(a.pred_instances) == len(b.pred_instances)
+            np.testing.assert_allclose(a.pred_instances.bboxes, b.pred_instances.bboxes, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_all_400_images_give_the_published_figures(real, run_python, tmp_path):
+    run_python('tools/test.py', NANO, '--baselines', '--quiet', '--json', tmp_path / 's.json', '--work-dir', tmp_path,
+               '--cfg-options', *real_options(real, real.ann))
+    summary = json.loads((tmp_path / 's.json').read_text())
+    for stage, expected in (('saver', (0.189, 0.311, 0.189)), ('base', (0.300, 0.472, 0.309))):
+        got = summary['baselines'][stage]
+        assert (got['coco/bbox_mAP'], got['coco/bbox_mAP_50'], got['coco/bbox_mAP_75']) == expected

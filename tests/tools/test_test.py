@@ -1,0 +1,115 @@
+"""tools/test.py as a user calls it."""
+
+import json
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from ..conftest import ROOT, tiny_cascade
+
+
+
+@pytest.fixture
+def config(photos, tmp_path):
+    path = tmp_path / 'tiny.py'
+    cfg = tiny_cascade(photos)
+    cfg['custom_imports'] = dict(imports=['tinysaver_det.models'], allow_failed_imports=False)
+    Config(cfg).dump(str(path))
+    return path
+
+
+@pytest.fixture
+def tool(run_python, tmp_path):
+    def run(*args, **kw):
+        return run_python('tools/test.py', *args, '--work-dir', tmp_path / 'work', **kw)
+    return run
+
+
+def sentence(done):
+    """The one line that a refused call ends with."""
+    assert done.returncode == 2, done.stderr
+    assert 'Traceback' not in done.stderr
+    return [line for line in done.stderr.splitlines() if line.startswith('error: ')][-1]
+
+
+def test_table_and_summary(tool, config, tmp_path):
+    done = tool(config, '--quiet', '--threshold', '2', '--json', tmp_path / 's.json', '--cfg-options',
+                'test_dataloader.batch_size=3')
+    assert 'cascade' in done.stdout and '100.0%' in done.stdout and '6 images, threshold 2' in done.stdout
+    assert 'mmengine' not in done.stdout + done.stderr
+    assert json.loads((tmp_path / 's.json').read_text())['handover'] == 1
+
+
+def test_threshold_by_cfg_options_and_painted_images(tool, config, tmp_path):
+    done = tool(config, '--show-dir', 'painted', '--cfg-options', 'model.threshold=0')
+    assert '0.0%' in done.stdout and 'written to' in done.stdout
+    assert len(list((tmp_path / 'work').rglob('painted/*.jpg'))) == 6
+
+
+@pytest.mark.parametrize('args, words', [
+    (['nowhere.py'], 'error: config nowhere.py is not there'),
+    (['CONFIG', 'nowhere.pth'], 'error: checkpoint nowhere.pth is not there'),
+    (['CONFIG', '--threshold', 'nan'], 'error: threshold must be a finite number of at least 0'),
+    (['CONFIG', '--cfg-options', 'model.target_classes=[tram]'], "error: target class 'tram' is unknown to saver"),
+    (['CONFIG', '--cfg-options', 'model.saver.checkpoint=nowhere.pth'], 'error: checkpoint nowhere.pth is not there'),
+    (['CONFIG', '--cfg-options', 'test_evaluator.7.ann_file=x'], "error: --cfg-options"),
+])
+def test_a_refused_call_ends_with_one_sentence(tool, config, args, words):
+    done = tool(*[config if a == 'CONFIG' else a for a in args], check=False)
+    assert words in sentence(done)
+
+
+def test_a_single_detectors_checkpoint_is_not_a_packed_one(tool, config, tmp_path):
+    torch.save(dict(state_dict={'backbone.conv.weight': torch.zeros(1)}), tmp_path / 'single.pth')
+    words = sentence(tool(config, tmp_path / 'single.pth', check=False))
+    assert "no key of the checkpoint begins with 'saver.'" in words and 'tools/pack_checkpoint.py' in words
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('damage', ['truncated', 'missing'])
+def test_a_broken_image_in_the_data_set_is_named(run_python, photo_copy, tmp_path, workers, damage):
+    cfg = tiny_cascade(photo_copy)
+    cfg['custom_imports'] = dict(imports=['tinysaver_det.models'], allow_failed_imports=False)
+    Config(cfg).dump(str(tmp_path / 'tiny.py'))
+    path = photo_copy.paths[2]
+    path.write_bytes(path.read_bytes()[:-300]) if damage == 'truncated' else path.unlink()
+    done = run_python('tools/test.py', tmp_path / 'tiny.py', '--work-dir', tmp_path / 'work', '--cfg-options',
+                      f'test_dataloader.num_workers={workers}', check=False)
+    assert path.name in sentence(done)
+    assert not (tmp_path / 'work' / 'saver_summary.json').exists()
+
+
+def test_test_time_augmentation_is_refused_with_the_reason(tool, config):
+    done = tool(config, '--tta', check=False)
+    assert done.returncode == 2 and 'each view of an image would be routed by itself' in done.stderr
+
+
+@pytest.mark.parametrize('ranks', [2])
+def test_several_processes_give_the_figures_of_one(run_python, config, tmp_path, ranks):
+    """Five images on two ranks: the sampler pads, and the padding must not count."""
+    import os
+    import subprocess
+
+    content = json.loads((ann := next(iter(Config.fromfile(config).test_evaluator)).ann_file) and open(ann).read())
+    content['images'] = content['images'][:5]
+    few = tmp_path / 'five.json'
+    few.write_text(json.dumps(content))
+    options = [f'test_dataloader.dataset.ann_file={few}', f'test_evaluator.0.ann_file={few}',
+               'env_cfg.dist_cfg.backend=gloo', 'randomness.seed=3', 'model.threshold=0.9']
+    summaries = []
+    torch.manual_seed(0)
+    from tinysaver_det.models.packed import build_detector
+
+    packed = tmp_path / 'packed.pth'
+    torch.save(dict(state_dict=build_detector(Config.fromfile(config)).state_dict(), meta={}), packed)
+    run_python('tools/test.py', config, packed, '--work-dir', tmp_path / 'one', '--quiet', '--cfg-options', *options)
+    subprocess.run(['bash', 'tools/dist_test.sh', config, packed, str(ranks), '--work-dir', tmp_path / 'two', '--quiet',
+                    '--cfg-options', *options], cwd=ROOT, check=True, capture_output=True,
+                   env={**os.environ, 'PORT': '29617', 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': '',
+                        'PATH': f'{os.path.dirname(__import__("sys").executable)}{os.pathsep}{os.environ["PATH"]}'})
+    for name in ('one', 'two'):
+        summaries.append(json.loads((tmp_path / name / 'saver_summary.json').read_text()))
+    assert summaries[0]['images'] == summaries[1]['images'] == 5
+    for key in ('handover', 'gflops_per_image', 'base_gflops', 'saved', 'metrics', 'mean_confidence'):
+        assert summaries[0][key] == pytest.approx(summaries[1][key]), key
