@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# Test a cascade on several GPUs of this machine (or, with CUDA_VISIBLE_DEVICES= and --cfg-options
-# env_cfg.dist_cfg.backend=gloo, on several CPU processes):
+# Test a cascade on several GPUs of this machine, or on several CPU processes where there is no GPU:
 #
 #   tools/dist_test.sh CONFIG CHECKPOINT|none PROCESSES [ARGUMENTS OF tools/test.py ...]
 set -euo pipefail
 if [ $# -lt 3 ]; then
-    sed -n '2,6p' "$0" | sed 's/^# \{0,1\}//' >&2
+    sed -n '2,5p' "$0" | sed 's/^# \{0,1\}//' >&2
     exit 2
 fi
 config=$1 checkpoint=$2 processes=$3

@@ -1,10 +1,15 @@
 """tools/test.py as a user calls it."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from mmengine.config import Config
+
+from tinysaver_det.models.packed import build_detector
 
 from ..conftest import ROOT, tiny_cascade
 
@@ -85,31 +90,24 @@ def test_test_time_augmentation_is_refused_with_the_reason(tool, config):
     assert done.returncode == 2 and 'each view of an image would be routed by itself' in done.stderr
 
 
-@pytest.mark.parametrize('ranks', [2])
-def test_several_processes_give_the_figures_of_one(run_python, config, tmp_path, ranks):
+def test_several_processes_give_the_figures_of_one(run_python, config, photos, tmp_path):
     """Five images on two ranks: the sampler pads, and the padding must not count."""
-    import os
-    import subprocess
-
-    content = json.loads((ann := next(iter(Config.fromfile(config).test_evaluator)).ann_file) and open(ann).read())
+    content = json.loads(photos.ann.read_text())
     content['images'] = content['images'][:5]
     few = tmp_path / 'five.json'
     few.write_text(json.dumps(content))
-    options = [f'test_dataloader.dataset.ann_file={few}', f'test_evaluator.0.ann_file={few}',
-               'env_cfg.dist_cfg.backend=gloo', 'randomness.seed=3', 'model.threshold=0.9']
-    summaries = []
-    torch.manual_seed(0)
-    from tinysaver_det.models.packed import build_detector
-
     packed = tmp_path / 'packed.pth'
     torch.save(dict(state_dict=build_detector(Config.fromfile(config)).state_dict(), meta={}), packed)
-    run_python('tools/test.py', config, packed, '--work-dir', tmp_path / 'one', '--quiet', '--cfg-options', *options)
-    subprocess.run(['bash', 'tools/dist_test.sh', config, packed, str(ranks), '--work-dir', tmp_path / 'two', '--quiet',
-                    '--cfg-options', *options], cwd=ROOT, check=True, capture_output=True,
-                   env={**os.environ, 'PORT': '29617', 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': '',
-                        'PATH': f'{os.path.dirname(__import__("sys").executable)}{os.pathsep}{os.environ["PATH"]}'})
-    for name in ('one', 'two'):
-        summaries.append(json.loads((tmp_path / name / 'saver_summary.json').read_text()))
-    assert summaries[0]['images'] == summaries[1]['images'] == 5
+    options = ['--quiet', '--cfg-options', f'test_dataloader.dataset.ann_file={few}', 'model.threshold=0.9',
+               f'test_evaluator.0.ann_file={few}']
+    run_python('tools/test.py', config, packed, '--work-dir', tmp_path / 'one', *options)
+    environment = {**os.environ, 'PORT': '29617', 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': '',
+                   'PATH': os.path.dirname(sys.executable) + os.pathsep + os.environ['PATH']}
+    done = subprocess.run(['bash', 'tools/dist_test.sh', config, packed, '2', '--work-dir', tmp_path / 'two', *options],
+                          cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('cascade') == 2  # row and caption of one table
+    one, two = (json.loads((tmp_path / n / 'saver_summary.json').read_text()) for n in ('one', 'two'))
+    assert one['images'] == two['images'] == 5
     for key in ('handover', 'gflops_per_image', 'base_gflops', 'saved', 'metrics', 'mean_confidence'):
-        assert summaries[0][key] == pytest.approx(summaries[1][key]), key
+        assert one[key] == pytest.approx(two[key]), key

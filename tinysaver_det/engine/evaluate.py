@@ -7,6 +7,7 @@ import os
 import os.path as osp
 from typing import Optional
 
+import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -56,15 +57,14 @@ def evaluate(cfg: Config,
     if baselines:
         cfg.model.keep_stages = True
         cfg.test_evaluator = dict(type='StagesEvaluator', metrics=cfg.test_evaluator)
+    if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():
+        _distribute_on_cpu(cfg)
     if quiet:
         cfg.log_level = 'ERROR'
     with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
         runner = Runner.from_cfg(cfg)
-        if out is not None:
-            from mmdet.evaluation import DumpDetResults
-
-            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
-        metrics = runner.test()
+        with _dumped(runner, out):
+            metrics = runner.test()
     if runner.rank != 0:
         return None
     summary = summarise(unwrap(runner.model), metrics)
@@ -85,10 +85,32 @@ def show_predictions(cfg: Config, show: bool = False, folder: Optional[str] = No
         folder: Save the images to this folder of the run's own folder.
         wait_time: Seconds.
     """
-    hooks = cfg.setdefault('default_hooks', {})
-    hooks.setdefault('visualization', dict(type='DetVisualizationHook'))
-    hooks['visualization'].update(draw=True, show=show, wait_time=wait_time, test_out_dir=folder)
-    cfg.setdefault('visualizer', dict(type='DetLocalVisualizer', name='visualizer'))
+    hooks = dict(cfg.get('default_hooks') or {})
+    hooks['visualization'] = dict(hooks.get('visualization') or dict(type='DetVisualizationHook'), draw=True, show=show,
+                                  wait_time=wait_time, test_out_dir=folder)
+    cfg.default_hooks = hooks
+    if cfg.get('visualizer') is None:
+        cfg.visualizer = dict(type='DetLocalVisualizer', name='visualizer')
+
+
+@contextlib.contextmanager
+def _dumped(runner, out):
+    """Dump the predictions of the test inside; the file is whole or absent."""
+    if out is None:
+        yield
+        return
+    from mmdet.evaluation import DumpDetResults
+
+    os.makedirs(osp.dirname(out) or '.', exist_ok=True)
+    part = f'{out}.part.pkl'
+    runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=part))
+    try:
+        yield
+        if runner.rank == 0:
+            os.replace(part, out)
+    finally:
+        if runner.rank == 0 and osp.exists(part):
+            os.unlink(part)
 
 
 def _fill_in(cfg):
@@ -125,6 +147,13 @@ def _check_annotations(cfg):
         if not content.get('annotations') and not metric.get('format_only'):
             print(f'{path} has no annotations: running without mAP')
             cfg.test_evaluator.remove(metric)
+
+
+def _distribute_on_cpu(cfg):
+    """Processes without a GPU: mmengine would give each of them one."""
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
 
 
 def _dataset_annotations(cfg):
