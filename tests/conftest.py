@@ -14,6 +14,8 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import pytest
 
+import tinysaver_det.compat  # noqa: F401  (before anything of mmdet)
+
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / 'shared' / 'coco'
 CLASSES = ('cat', 'dog', 'bus')
@@ -151,9 +153,10 @@ def photo_copy(photos, tmp_path):
 @pytest.fixture
 def cascade(photos):
     """A small cascade in evaluation mode, random weights from a fixed seed."""
-    import tinysaver_det.models  # noqa: F401
     import torch
     from mmengine.config import Config
+
+    import tinysaver_det.models  # noqa: F401
     from tinysaver_det.models.packed import build_detector
 
     torch.manual_seed(0)

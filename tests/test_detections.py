@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from tinysaver_det.detections import Detections
 from tinysaver_det.errors import DetectionsError
 

@@ -1,6 +1,7 @@
 import os
 
 import pytest
+
 from tinysaver_det.files import whole_file
 
 

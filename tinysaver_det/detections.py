@@ -1,7 +1,6 @@
 """One image's boxes, the type that the live and the recorded half share."""
 
 from dataclasses import dataclass
-from typing import Tuple
 
 import numpy as np
 
@@ -37,7 +36,7 @@ class Detections:
     bboxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
-    image_size: Tuple[int, int]
+    image_size: tuple[int, int]
     dropped: int = 0
 
     def __post_init__(self):

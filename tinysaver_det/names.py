@@ -1,7 +1,7 @@
 """Messages about names that are not known."""
 
 import difflib
-from typing import Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from .errors import ConfigError
 

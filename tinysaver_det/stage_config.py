@@ -1,7 +1,8 @@
 """Read what a config file says of one stage: an ordinary mmdet config, by path, by name, or inline."""
 
 import os
-from typing import Any, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from mmengine.config import Config
 from mmengine.hub import get_config

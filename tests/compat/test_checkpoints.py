@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
+
 from tinysaver_det.compat.checkpoints import allow_mmengine_checkpoints
 from tinysaver_det.errors import CheckpointError
 from tinysaver_det.models.checkpoint import read_checkpoint

@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 import pytest
-import tinysaver_det.compat  # noqa: F401
 import torch
 from mmcv.ops import DeformConv2d, ModulatedDeformConv2d, RoIAlign, batched_nms, nms, soft_nms
+
+import tinysaver_det.compat  # noqa: F401
 from tinysaver_det.compat import mmcv_ops
 from tinysaver_det.errors import UnsupportedOpError
 

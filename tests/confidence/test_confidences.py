@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+
 from tinysaver_det.confidence import CONFIDENCES, build_confidence
 from tinysaver_det.detections import Detections
 from tinysaver_det.errors import ClassesError, ConfigError

@@ -1,7 +1,8 @@
 import pytest
-import tinysaver_det.compat  # noqa: F401
 import torch
 from mmcv.ops import ModulatedDeformConv2d, RoIAlign
+
+import tinysaver_det.compat  # noqa: F401
 from tinysaver_det.cost import CostCounter, StageCost, parameters, peak_memory
 
 

@@ -1,12 +1,13 @@
 """Figures that mmdet publishes for its own models (1 multiply-add = 1)."""
 
 import pytest
-import tinysaver_det.models  # noqa: F401
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
+
+import tinysaver_det.models  # noqa: F401
 from tinysaver_det.cost import CostCounter, parameters
 
 

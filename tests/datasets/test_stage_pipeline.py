@@ -2,12 +2,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-
-import tinysaver_det.models  # noqa: F401
 from mmdet.registry import TRANSFORMS
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
+import tinysaver_det.models  # noqa: F401
 from tinysaver_det.datasets import StagePipeline
 from tinysaver_det.errors import ConfigError, ImageError
 

@@ -1,9 +1,9 @@
 from types import SimpleNamespace
 
 import pytest
+from mmdet.registry import EVALUATOR, HOOKS, METRICS
 
 import tinysaver_det.models  # noqa: F401
-from mmdet.registry import EVALUATOR, HOOKS, METRICS
 from tinysaver_det.engine import SaverSummaryHook, TargetClassesHook
 from tinysaver_det.engine.hooks.saver_summary_hook import summarise
 from tinysaver_det.errors import ClassesError

@@ -1,10 +1,11 @@
 """A detector that says what a test tells it to, so that routing and merging can be checked box by box."""
 
-import tinysaver_det.compat  # noqa: F401
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
+
+import tinysaver_det.compat  # noqa: F401
 
 
 @MODELS.register_module(force=True)

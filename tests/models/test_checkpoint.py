@@ -147,8 +147,8 @@ def test_packed_checkpoint_holds_both_stages(two, photos):
 
 
 @pytest.mark.parametrize('change, words', [
-    (lambda s: s.pop('saver.backbone.stem.conv.conv.weight'), 'packed checkpoint of saver does not fit: 1 keys missing'),
-    (lambda s: s.update({'base.neck.new': torch.zeros(1)}), 'packed checkpoint of base does not fit: 1 keys unexpected'),
+    (lambda s: s.pop('saver.backbone.stem.conv.conv.weight'), 'checkpoint of saver does not fit: 1 keys missing'),
+    (lambda s: s.update({'base.neck.new': torch.zeros(1)}), 'checkpoint of base does not fit: 1 keys unexpected'),
     (lambda s: s.update({'neck.new': torch.zeros(1)}), "begin with neither 'saver.' nor 'base.', such as neck.new"),
     (lambda s: [s.pop(k) for k in list(s) if k.startswith('base.')], "no key of the checkpoint begins with 'base.'"),
 ])

@@ -62,7 +62,7 @@ def without(cfg, *path):
     (dict(confg='a.py'), ConfigError, "'confg' is not a setting of saver .did you mean 'config'"),
     (dict(model=tiny_config(32)['model']), ConfigError, "saver has a 'model' but no 'test_pipeline'"),
     (dict(config='nowhere.py'), ConfigError, 'config of saver cannot be read from nowhere.py: FileNotFoundError'),
-    (dict(config='mmdet::yolox/nowhere.py'), ConfigError, 'config of saver cannot be read from mmdet::yolox/nowhere.py'),
+    (dict(config='mmdet::yolox/nowhere.py'), ConfigError, 'cannot be read from mmdet::yolox/nowhere.py'),
     (dict(config=3), ConfigError, "must be a path, an 'mmdet::...' name or a dict, but got 3"),
     (dict(config=without(tiny_config(32), 'model')), ConfigError, "config of saver has no 'model'"),
     (dict(config=without(tiny_config(32), 'test_dataloader', 'dataset', 'pipeline')), ConfigError,

@@ -1,7 +1,9 @@
+import io
 import json
 import math
 
 from rich.console import Console
+
 from tinysaver_det.report import SaverSummary
 
 SUMMARY = dict(images=400, handover=0.25, gflops_per_image=2.5, saver_gflops=0.5, base_gflops=8.0, saved=0.6875,
@@ -11,7 +13,7 @@ SUMMARY = dict(images=400, handover=0.25, gflops_per_image=2.5, saver_gflops=0.5
 
 
 def printed(summary):
-    console = Console(width=80, record=True, file=open('/dev/null', 'w'))
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(summary.table())
     return console.export_text()
 

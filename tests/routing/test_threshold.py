@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from tinysaver_det.errors import ConfigError
 from tinysaver_det.routing import Threshold
 

@@ -128,8 +128,9 @@ def test_mmdets_get_flops_takes_our_config(real, run_python):
 
 
 def test_mmdets_inferencer_and_inference_detector_take_our_config(real, packed):
-    import tinysaver_det.models  # noqa: F401
     from mmdet.apis import DetInferencer, inference_detector, init_detector
+
+    import tinysaver_det.models  # noqa: F401
 
     paths = [str(real.images / n) for n in real.names[:6]]
     detector = init_detector(NANO, str(packed), device='cpu')

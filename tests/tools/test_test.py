@@ -14,7 +14,6 @@ from tinysaver_det.models.packed import build_detector
 from ..conftest import ROOT, tiny_cascade
 
 
-
 @pytest.fixture
 def config(photos, tmp_path):
     path = tmp_path / 'tiny.py'

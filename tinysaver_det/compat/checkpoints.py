@@ -9,14 +9,18 @@ methods and nothing else.
 import pickle
 
 
-def allow_mmengine_checkpoints() -> None:
-    """Let torch load mmengine's checkpoints with ``weights_only=True``. Doing it twice changes nothing."""
+def allow_mmengine_checkpoints() -> bool:
+    """Let torch load mmengine's checkpoints with ``weights_only=True``. Doing it twice changes nothing.
+
+    Returns:
+        bool: Whether this torch can: from 2.4 on.
+    """
     import numpy as np
     import torch
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    if not hasattr(torch.serialization, 'add_safe_globals'):  # torch < 2.4 loads them as they are
-        return
+    if not hasattr(torch.serialization, 'add_safe_globals'):
+        return False
     multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
     functions = [multiarray.scalar, multiarray._reconstruct]
     # A checkpoint names the module of the numpy that wrote it: numpy.core before 2.0, numpy._core since.
@@ -25,6 +29,7 @@ def allow_mmengine_checkpoints() -> None:
     dtypes = {type(np.dtype(t)) for t in (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)}
     named += [(_history_buffer_method, name) for name in ('builtins.getattr', '__builtin__.getattr', 'getattr')]
     torch.serialization.add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, *sorted(dtypes, key=str), *named])
+    return True
 
 
 def _history_buffer_method(owner, name):

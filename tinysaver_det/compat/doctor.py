@@ -42,7 +42,8 @@ def diagnose():
     found, wrong = {'Python': platform.python_version()}, []
     upstream = {p: v for p in UPSTREAM if (v := _version(p))}
     fork = {p: v for p in FORK if (v := _version(p))}
-    found['stack'] = ' and '.join(n for n, s in (('upstream (openmmlab)', upstream), ('fork (onedl)', fork)) if s) or 'none'
+    stacks = [name for name, s in (('upstream (openmmlab)', upstream), ('fork (onedl)', fork)) if s]
+    found['stack'] = ' and '.join(stacks) or 'none'
     found.update(upstream)
     found.update(fork)
     if upstream and fork:

@@ -54,7 +54,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             import torch
             import torchvision
 
-            torch.ops.torchvision.nms  # an AttributeError where torchvision came without its operators
+            _ = torch.ops.torchvision.nms  # an AttributeError where torchvision came without its operators
         except (ImportError, RuntimeError, AttributeError, OSError) as e:
             reason = ' '.join(str(e).split())
             raise ImportError(

@@ -3,7 +3,7 @@
 import inspect
 import math
 from abc import ABC, abstractmethod
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class Confidence(ABC):
     def score(self, detections: Detections) -> float:
         """The confidence of an image whose boxes were all finite, in [0, 1]."""
 
-    def bind(self, classes: Sequence[str]) -> None:
+    def bind(self, classes: Sequence[str]) -> None:  # noqa: B027  (most have nothing to do)
         """Tell the confidence which classes the labels stand for, in order.
 
         Most don't care. One whose configuration names classes checks it here, and raises

@@ -1,7 +1,7 @@
 """GFLOPs of one stage by input shape, counted while the stage works."""
 
 from collections import defaultdict
-from typing import Callable, Tuple
+from typing import Callable
 
 import torch
 
@@ -30,7 +30,7 @@ class StageCost:
         self._seen = defaultdict(list)
         self._by_content = None  # unknown until the first shape is settled
 
-    def run(self, stage: Callable, shape: Tuple[int, ...], images: int):
+    def run(self, stage: Callable, shape: tuple[int, ...], images: int):
         """Run the stage on a batch, watched if its cost isn't known yet.
 
         Args:

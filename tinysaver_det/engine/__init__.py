@@ -1,5 +1,6 @@
 """Hooks, and the evaluation that ``tools/test.py`` runs."""
 
+from .. import compat  # noqa: F401  (before anything of mmdet)
 from .hooks import SaverSummaryHook, TargetClassesHook
 
 __all__ = ['SaverSummaryHook', 'TargetClassesHook']

@@ -4,8 +4,9 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Dict, Optional, Sequence
+from typing import Optional
 
 import numpy as np
 import torch
@@ -39,9 +40,9 @@ class Speed:
     """
 
     batch_size: int
-    images_per_second: Dict[str, float]
-    handover: Dict[str, float]
-    time_ratio: Dict[str, float]
+    images_per_second: dict[str, float]
+    handover: dict[str, float]
+    time_ratio: dict[str, float]
 
 
 def benchmark(cfg: Config, folder: str, checkpoint: Optional[str] = None, batch_sizes: Sequence[int] = (1, 8),

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 from ..errors import ConfigError, DataError
 from ..models.checkpoint import checkpoint_classes, read_checkpoint
+from ..models.packed import require_cascade
 from ..models.tinysaver_detector import PACKED_META, STAGES
 from ..report import SaverSummary
 from .hooks.saver_summary_hook import summarise
@@ -43,9 +44,7 @@ def evaluate(cfg: Config,
     Raises:
         TinySaverError: Something of the config, the data or the weights does not fit.
     """
-    if cfg.get('model', {}).get('type') not in ('TinySaverDetector', 'mmdet.TinySaverDetector'):
-        raise ConfigError(f"the config's model must be a TinySaverDetector, but is "
-                          f"{cfg.get('model', {}).get('type')!r}: test a single detector with mmdet's own tools/test.py")
+    require_cascade(cfg)
     if threshold is not None:
         cfg.model.threshold = threshold
     if cfg.get('test_dataloader') is None:

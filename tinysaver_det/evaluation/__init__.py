@@ -1,5 +1,6 @@
 """Metrics of a cascade, registered in mmdet's METRICS and EVALUATOR."""
 
+from .. import compat  # noqa: F401  (before anything of mmdet)
 from .saver_metric import SaverMetric
 from .stages_evaluator import StagesEvaluator
 

@@ -1,7 +1,8 @@
 """What a cascade cost and how often it handed over."""
 
 import math
-from typing import Optional, Sequence
+from collections.abc import Sequence
+from typing import Optional
 
 import numpy as np
 from mmdet.registry import METRICS

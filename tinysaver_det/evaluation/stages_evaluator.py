@@ -1,7 +1,8 @@
 """Evaluate saver and base alone in the run that evaluates the cascade."""
 
 import copy
-from typing import Any, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from mmdet.registry import EVALUATOR
 from mmengine.evaluator import Evaluator

@@ -1,8 +1,9 @@
 """Weights of a stage: every key accounted for."""
 
 import logging
+import os
 import re
-from typing import Mapping
+from collections.abc import Mapping
 
 import torch
 from mmengine.logging import print_log
@@ -17,8 +18,11 @@ SHOWN = 10  # keys of each kind in a message; the error object has them all
 def read_checkpoint(source: str) -> dict:
     """Read a checkpoint file or URL onto the CPU.
 
+    A file is read with torch's ``weights_only``, so that nothing in it can run code; other sources are left to
+    mmengine's loader.
+
     Args:
-        source: A path or a URL (downloaded once, into torch's cache).
+        source: A path, or a URL of any kind that mmengine knows (downloaded once, into torch's cache).
 
     Returns:
         dict: With ``state_dict`` (``module.`` prefixes of parallel training removed) and ``meta``.
@@ -26,9 +30,12 @@ def read_checkpoint(source: str) -> dict:
     Raises:
         CheckpointError: Not there, damaged, or no checkpoint.
     """
-    allow_mmengine_checkpoints()
+    weights_only = allow_mmengine_checkpoints()
     try:
-        checkpoint = CheckpointLoader.load_checkpoint(str(source), map_location='cpu', logger='silent')
+        if '://' in str(source):
+            checkpoint = CheckpointLoader.load_checkpoint(str(source), map_location='cpu', logger='silent')
+        else:
+            checkpoint = torch.load(os.path.expanduser(source), map_location='cpu', weights_only=weights_only)
     except FileNotFoundError as e:
         raise CheckpointError(f'checkpoint {source} is not there') from e
     except Exception as e:

@@ -24,6 +24,7 @@ def pack_checkpoint(cfg: Config, path) -> None:
         ConfigError: A stage without a checkpoint.
         CheckpointError: Weights that don't fit.
     """
+    require_cascade(cfg)
     for name in STAGES:
         if not cfg.model[name].get('checkpoint'):
             raise ConfigError(f'{name} has no checkpoint to pack: name it with --cfg-options '
@@ -40,9 +41,20 @@ def pack_checkpoint(cfg: Config, path) -> None:
 
 
 def build_detector(cfg: Config) -> TinySaverDetector:
-    """Build the detector of a config, in evaluation mode, on the CPU."""
-    model = dict(cfg.model)
-    if model.pop('type') not in ('TinySaverDetector', 'mmdet.TinySaverDetector'):
-        raise ConfigError(f"the config's model must be a TinySaverDetector, but is {cfg.model.get('type')!r}")
+    """Build the detector of a config, in evaluation mode, on the CPU.
+
+    Raises:
+        ConfigError: The config's model is not a cascade.
+    """
+    require_cascade(cfg)
+    model = {k: v for k, v in cfg.model.items() if k != 'type'}
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
         return TinySaverDetector(**model).eval()
+
+
+def require_cascade(cfg: Config) -> None:
+    """Refuse a config whose model is not a :class:`~tinysaver_det.models.TinySaverDetector`."""
+    kind = (cfg.get('model') or {}).get('type')
+    if kind not in ('TinySaverDetector', 'mmdet.TinySaverDetector', TinySaverDetector):
+        raise ConfigError(f"the config's model must be a TinySaverDetector, but is {kind!r}: test a single detector "
+                          f"with mmdet's own tools/test.py")

@@ -1,6 +1,7 @@
 """One detector of the cascade with what belongs to it."""
 
-from typing import Optional, Sequence
+from collections.abc import Sequence
+from typing import Optional
 
 import numpy as np
 import torch

@@ -2,8 +2,9 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import List, Optional, Sequence
+from typing import Optional
 
 import numpy as np
 import torch
@@ -124,8 +125,8 @@ class TinySaverDetector(BaseDetector):
 
     # ---- the cascade ---------------------------------------------------------------------------------------
 
-    def predict(self, batch_inputs: torch.Tensor, batch_data_samples: List[DetDataSample],
-                rescale: bool = True) -> List[DetDataSample]:
+    def predict(self, batch_inputs: torch.Tensor, batch_data_samples: list[DetDataSample],
+                rescale: bool = True) -> list[DetDataSample]:
         """Detect, the saver first and the base where it is unsure.
 
         Args:

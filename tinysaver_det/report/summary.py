@@ -3,7 +3,7 @@
 import json
 import math
 from dataclasses import dataclass, field, fields
-from typing import Dict, Optional
+from typing import Optional
 
 from ..files import whole_file
 
@@ -38,12 +38,12 @@ class SaverSummary:
     saved: float
     threshold: float
     confidence: dict
-    metrics: Dict[str, float] = field(default_factory=dict)
-    baselines: Dict[str, Dict[str, float]] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     mean_confidence: Optional[float] = None
     dropped_boxes: int = 0
-    parameters: Dict[str, int] = field(default_factory=dict)
-    uncounted_ops: Dict[str, list] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
+    uncounted_ops: dict[str, list] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
         """Plain values for JSON; a figure that doesn't exist is None."""

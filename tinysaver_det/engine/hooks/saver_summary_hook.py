@@ -2,7 +2,7 @@
 
 import math
 import os.path as osp
-from typing import Dict, Optional
+from typing import Optional
 
 from mmdet.registry import HOOKS
 from mmengine.dist import master_only
@@ -31,7 +31,7 @@ class SaverSummaryHook(Hook):
                 metric.detector = detector
 
     @master_only
-    def after_test_epoch(self, runner, metrics: Optional[Dict[str, float]] = None) -> None:
+    def after_test_epoch(self, runner, metrics: Optional[dict[str, float]] = None) -> None:
         detector = unwrap(runner.model)
         summary = summarise(detector, metrics or {})
         if summary is None:
@@ -44,7 +44,7 @@ class SaverSummaryHook(Hook):
                                        if isinstance(v, (int, float)) and math.isfinite(v)})
 
 
-def summarise(detector, metrics: Dict[str, float]) -> Optional[SaverSummary]:
+def summarise(detector, metrics: dict[str, float]) -> Optional[SaverSummary]:
     """The summary of a test.
 
     Args:
