@@ -177,8 +177,7 @@ def _size_table(detector, images, device):
     for name in STAGES:
         model = getattr(detector, name)
         data = pseudo_collate([detector.stages[name].pipeline.read(images[0])])
-        gflops = detector.costs[name].gflops(tuple(model.data_preprocessor(
-            data, False)['inputs'].shape[-2:])) if name in detector.costs else float('nan')
+        gflops = detector.costs[name].gflops(tuple(model.data_preprocessor(data, False)['inputs'].shape[-2:]))
         peak = peak_memory(lambda m=model, d=data: m.test_step(d), device)
         table.add_row(name, f'{gflops:.3f}', f'{parameters(model) / 1e6:.2f} M', f'{peak / 2**20:.1f} MiB')
     return table
