@@ -1,5 +1,6 @@
 """Read what a config file says of one stage: an ordinary mmdet config, by path, by name, or inline."""
 
+import copy
 import os
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -40,7 +41,7 @@ def read_stage_config(stage: dict, name: str) -> Config:
         if 'test_pipeline' not in stage:
             raise ConfigError(f"{name} has a 'model' but no 'test_pipeline': give the list of transforms that "
                               f'make its input')
-        cfg = Config(dict(model=stage['model'], test_pipeline=stage['test_pipeline']))
+        cfg = Config(copy.deepcopy(dict(model=stage['model'], test_pipeline=stage['test_pipeline'])))
     else:
         cfg = _read(stage['config'], name)
     if stage.get('cfg_options'):
@@ -78,7 +79,7 @@ def _read(config, name):
     if isinstance(config, Config):
         return Config(config.to_dict())
     if isinstance(config, dict):
-        cfg = Config(dict(config))
+        cfg = Config(copy.deepcopy(dict(config)))
         if cfg.get('custom_imports'):
             import_modules_from_strings(**cfg.custom_imports)
         return cfg

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from tinysaver_det.confidence import CONFIDENCES, build_confidence
+from tinysaver_det.confidence import CONFIDENCES, Confidence, build_confidence
 from tinysaver_det.detections import Detections
 from tinysaver_det.errors import ClassesError, ConfigError
 from tinysaver_det.routing import Threshold
@@ -116,6 +116,18 @@ def test_masses_must_cover_the_labels():
         c(detections([0.5], [2]))
     with pytest.raises(ClassesError, match='each of the 3 target classes, but got 2'):
         c.bind(('a', 'b', 'c'))
+
+
+@pytest.mark.parametrize('value', [math.nan, -0.1, 1.1])
+def test_a_class_of_the_users_own_must_stay_in_the_unit_interval(value):
+    class Mine(Confidence):
+        def score(self, detections):
+            return value
+
+    with pytest.raises(ConfigError, match=f'Mine must give a confidence in .0, 1., but gave {value}'):
+        build_confidence(dict(type=Mine))(detections([0.5]))
+    with pytest.raises(ConfigError, match='must be a subclass of tinysaver_det.confidence.Confidence'):
+        build_confidence(dict(type=dict))
 
 
 @pytest.mark.parametrize('config, words', [

@@ -93,5 +93,19 @@ class TestStageCost:
         cost.run(self.stage(1000, calls), (20, 20), 1)
         assert not cost.is_known((20, 20))
 
+    def test_content_shows_between_batches_not_inside_one(self):
+        cost, calls = StageCost(samples=2), []
+        cost.run(self.stage(8000, calls), (10, 10), 8)
+        assert not cost.is_known((10, 10))
+        cost.run(self.stage(1000, calls), (10, 10), 1)
+        cost.run(self.stage(6000, calls), (10, 10), 2)
+        assert cost.is_known((10, 10)) and cost.gflops((10, 10)) == 1e-6
+        varying = StageCost(samples=2)
+        varying.run(self.stage(8000, calls), (10, 10), 8)
+        varying.run(self.stage(4000, calls), (10, 10), 1)
+        assert varying.gflops((10, 10)) == pytest.approx(12e-6 / 9)
+        varying.run(self.stage(1000, calls), (20, 20), 8)
+        assert not varying.is_known((20, 20))
+
     def test_unknown_shape_is_nan(self):
         assert StageCost().gflops((1, 1)) != StageCost().gflops((1, 1))

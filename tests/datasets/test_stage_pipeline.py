@@ -99,6 +99,15 @@ def test_other_formats_are_left_to_their_decoder(tmp_path):
     assert StagePipeline('base', config=tiny_config(32)).read(tmp_path / 'a.png')['inputs'].shape == (3, 32, 32)
 
 
+@pytest.mark.parametrize('shape', [(40, 50), (40, 50, 4), (40, 50, 1), (0, 50, 3)])
+def test_arrays_that_are_no_bgr_images(shape):
+    with pytest.raises(ImageError, match=r'must have shape \(height, width, 3\), BGR, but has'):
+        StagePipeline('base', config=tiny_config(32)).read(np.zeros(shape, np.uint8))
+    pipeline = built(dict(type='mmdet.LoadImageFromNDArray'), dict(type='StagePipeline', config=tiny_config(32)))
+    with pytest.raises(ImageError, match='must have shape'):
+        pipeline(dict(img=np.zeros(shape, np.uint8)))
+
+
 def test_arrays_need_a_plain_loader(photos):
     cfg = tiny_config(32)
     cfg['test_dataloader']['dataset']['pipeline'][0] = dict(type='mmdet.LoadImageFromNDArray')

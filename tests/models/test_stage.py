@@ -31,8 +31,13 @@ def test_from_mmdets_zoo_by_name_with_an_override():
 def test_the_users_config_is_not_changed():
     cfg = Config(tiny_config(32))
     before = cfg.pretty_text
-    Stage('saver', dict(config=cfg, cfg_options={'model.bbox_head.num_classes': 7}))
+    Stage('saver', dict(config=cfg, cfg_options={'model.test_cfg.score_thr': 0.5}))
     assert cfg.pretty_text == before
+    model = tiny_config(32)['model']
+    text = repr(model)
+    Stage('saver', dict(model=model, classes=CLASSES,
+                        test_pipeline=tiny_config(32)['test_dataloader']['dataset']['pipeline']))
+    assert repr(model) == text
 
 
 def test_classes_of_the_checkpoint_come_before_those_of_the_config(tmp_path):
@@ -70,6 +75,8 @@ def without(cfg, *path):
     (dict(config=without(tiny_config(32), 'test_dataloader')), ConfigError, 'config of saver has no test pipeline'),
     (dict(config=tiny_config(32), test_pipeline=[dict(type='Resize', scale=(8, 8))]), ConfigError,
      'must begin with the transform that loads the image'),
+    (dict(config=tiny_config(32), classes=('cat', 'dog')), ClassesError,
+     r'saver tells 3 classes apart \(num_classes of its head\), but has 2 class names'),
     (dict(config=tiny_config(32, classes='bus')), ClassesError, 'metainfo.classes must be a list of names'),
     (dict(model=tiny_config(32)['model'], test_pipeline=tiny_config(32)['test_dataloader']['dataset']['pipeline']),
      ClassesError, 'class names of saver are unknown'),

@@ -242,6 +242,31 @@ def test_weights_by_class_name_follow_the_target_classes(photos):
     assert json.loads(json.dumps(detector.confidence.to_dict()))['masses'] == masses
 
 
+def test_weights_for_the_classes_of_the_data_set_alone(photos):
+    """They don't cover what the stages know, and needn't, once the data set has narrowed it."""
+    confidence = dict(type='ClassWeightedEntropy', masses=dict(dog=10))
+    detector = scripted(stage({0: [UNSURE]}), stage({}), confidence=confidence)
+    with pytest.raises(ClassesError, match='masses lack the target classes cat, bus'):
+        predict(detector, photos.paths[:1])
+    detector.target_classes = ['dog']
+    assert 0 < predict(detector, photos.paths[:1])[0].confidence < 1
+
+
+def test_what_visualisers_read_are_the_target_classes(photos):
+    detector = scripted(stage({}), stage({}), target_classes=['bus', 'cat'])
+    detector.dataset_meta = dict(classes=CLASSES)  # as mmdet's init_detector does
+    detector.dataset_meta['palette'] = 'random'
+    assert detector.dataset_meta == dict(classes=('bus', 'cat'), palette='random')
+    detector.target_classes = ['dog']
+    assert detector.dataset_meta == dict(classes=('dog',), palette='random')
+
+
+def test_a_cascade_as_base_speaks_in_its_target_classes(photos):
+    inner = tiny_cascade(photos, target_classes=('bus', 'dog'))
+    outer = build_detector(Config(tiny_cascade(photos, base_stage=dict(config=inner))))
+    assert outer.stages['base'].classes == ('bus', 'dog') and outer.target_classes == ('dog', 'bus')
+
+
 def test_a_confidence_of_the_users_own(photos):
     from tinysaver_det.confidence import Confidence
     from tinysaver_det.registry import TASK_UTILS
@@ -265,6 +290,24 @@ def test_values_that_are_not_finite_give_confidence_zero_and_are_counted(photos,
     detector.threshold = 0
     sample = predict(detector, photos.paths[:1])[0]
     assert sample.stage == 'saver' and rows(sample) == [pytest.approx(SURE)]
+
+
+def test_a_nan_that_post_processing_drops_is_noticed_for_its_image(cascade, photos):
+    """A NaN score exceeds no score threshold: the saver seems to have found nothing."""
+    cascade.threshold = 0.01
+    assert {s.confidence > 0.01 for s in predict(cascade, photos.paths[:3])} == {True}
+
+    def poison(head, inputs):
+        inputs[0][0][1] = math.nan
+
+    hook = cascade.saver.bbox_head.register_forward_pre_hook(poison)
+    samples = predict(cascade, photos.paths[:3])
+    assert [s.stage for s in samples] == ['saver', 'base', 'saver']
+    assert samples[1].confidence == 0 and [s.dropped_boxes for s in samples] == [0, 1, 0]
+    hook.remove()
+    cascade.threshold = 2
+    cascade.base.bbox_head.multi_level_conv_obj[0].bias.data[:] = math.nan
+    assert [s.dropped_boxes for s in predict(cascade, photos.paths[:2])] == [1, 1]
 
 
 def test_no_images(cascade):

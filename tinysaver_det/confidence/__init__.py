@@ -41,6 +41,9 @@ def build_confidence(config) -> Confidence:
     cls = name if isinstance(name, type) else CONFIDENCES.get(name)
     if cls is None:
         raise ConfigError(f'confidence type must be one of {", ".join(CONFIDENCES)}, but got {name!r}')
+    if not issubclass(cls, Confidence):
+        raise ConfigError(f'confidence type must be a subclass of tinysaver_det.confidence.Confidence, but '
+                          f'{cls.__name__} is not')
     try:
         return cls(**args)
     except TypeError as e:

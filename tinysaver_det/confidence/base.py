@@ -27,10 +27,17 @@ class Confidence(ABC):
 
         Returns:
             float: In [0, 1]; below the threshold the image is handed over.
+
+        Raises:
+            ConfigError: A class of the user's own gave something else.
         """
         if detections.dropped:
             return 0.0
-        return float(self.score(detections))
+        value = float(self.score(detections))
+        if not 0 <= value <= 1:  # NaN fails too
+            raise ConfigError(f'{type(self).__name__} must give a confidence in [0, 1], but gave {value} for an image '
+                              f'with {len(detections)} boxes')
+        return value
 
     @abstractmethod
     def score(self, detections: Detections) -> float:

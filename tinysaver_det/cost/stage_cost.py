@@ -13,12 +13,12 @@ class StageCost:
 
     The stage is never run just to be counted: the first runs at a shape are watched. A detector whose cost
     depends on the shape alone is watched once per shape. One whose cost also depends on what is in the image
-    (a two-stage detector and its proposals) is watched until ``samples`` images of that shape are counted, and
-    costs their mean from then on.
+    (a two-stage detector and its proposals) is watched for ``samples`` runs at that shape, and costs their mean per
+    image from then on.
 
     Args:
-        samples: Images to watch per shape where the content matters; and as many are watched at the first shape
-            to find out whether it does.
+        samples: Runs to watch per shape where the content matters; and as many are watched at the first shape to
+            find out whether it does.
 
     Attributes:
         uncounted (set[str]): Operators that multiply and add but have no formula.
@@ -27,7 +27,7 @@ class StageCost:
     def __init__(self, samples: int = 4):
         self.samples = samples
         self.uncounted = set()
-        self._seen = defaultdict(list)
+        self._seen = defaultdict(list)  # (GFLOPs per image, images) of each run, by shape
         self._by_content = None  # unknown until the first shape is settled
 
     def run(self, stage: Callable, shape: tuple[int, ...], images: int):
@@ -47,9 +47,9 @@ class StageCost:
             out = stage()
         self.uncounted |= counter.uncounted
         seen = self._seen[shape]
-        seen.extend([counter.gflops / images] * images)
+        seen.append((counter.gflops / images, images))
         if self._by_content is None and len(seen) >= self.samples:
-            self._by_content = max(seen) - min(seen) > 1e-6 * max(seen)
+            self._by_content = max(seen)[0] - min(seen)[0] > 1e-6 * max(seen)[0]
         return out, counter.gflops / images
 
     def is_known(self, shape) -> bool:
@@ -60,4 +60,4 @@ class StageCost:
     def gflops(self, shape) -> float:
         """Mean GFLOPs per image at a shape; NaN if no run at it was watched."""
         seen = self._seen.get(shape)
-        return sum(seen) / len(seen) if seen else float('nan')
+        return sum(g * n for g, n in seen) / sum(n for _, n in seen) if seen else float('nan')

@@ -14,6 +14,7 @@ from ..errors import ClassesError
 from ..names import close_to
 from ..stage_config import config_classes, read_stage_config, scope_of
 from .checkpoint import checkpoint_classes, load_weights, read_checkpoint
+from .nan_watch import heads_of
 
 
 class Stage:
@@ -31,6 +32,7 @@ class Stage:
         model (nn.Module): The built detector with its weights, until :meth:`detach_model`.
         classes (tuple[str]): Names of its labels, in order.
         pipeline (StagePipeline): Makes its input.
+        heads (list[nn.Module]): The detector's heads.
     """
 
     def __init__(self, name: str, config: dict):
@@ -50,12 +52,20 @@ class Stage:
             self.load(self.model, checkpoint['state_dict'], f'checkpoint {self.checkpoint} of {name}',
                       checkpoint['metadata'])
             meta = checkpoint['meta']
-        classes = config.get('classes') or checkpoint_classes(meta) or config_classes(cfg)
+        # The labels of a cascade as a stage are its target classes.
+        classes = (getattr(self.model, 'target_classes', None) or config.get('classes') or checkpoint_classes(meta)
+                   or config_classes(cfg))
         if classes is None:
             raise ClassesError(f'the class names of {name} are unknown: neither its checkpoint nor its config has '
                                f"them; give {name}=dict(..., classes=('...', ...))")
         self.classes = tuple(classes)
+        outputs = _head_classes(self.model)
+        if outputs is not None and outputs != len(self.classes):
+            raise ClassesError(f'{name} tells {outputs} classes apart (num_classes of its head), but has '
+                               f'{len(self.classes)} class names ({", ".join(self.classes[:3])}, ...): give it those '
+                               f"that it was trained on, {name}=dict(..., classes=('...', ...))")
         self.set_target(self.classes)
+        self.heads = heads_of(self.model)
 
     def detach_model(self) -> torch.nn.Module:
         """Hand the detector to the cascade, which owns it from here on."""
@@ -101,6 +111,15 @@ class Stage:
         labels = self._map.to(instances.labels.device)[instances.labels]
         instances.labels = labels
         return instances[keep & (labels >= 0)], dropped
+
+
+def _head_classes(model) -> Optional[int]:
+    """How many classes the head of a detector tells apart; None if it doesn't say."""
+    head = getattr(getattr(model, 'roi_head', model), 'bbox_head', None)
+    if isinstance(head, torch.nn.ModuleList):  # the stages of a Cascade R-CNN
+        head = head[-1]
+    count = getattr(head, 'num_classes', None)
+    return count if isinstance(count, int) else None
 
 
 _PIPELINE_KEYS = ('config', 'cfg_options', 'model', 'test_pipeline')

@@ -19,6 +19,7 @@ from ..cost import StageCost
 from ..errors import CheckpointError, ConfigError
 from ..registry import TASK_UTILS
 from ..routing import Threshold
+from .nan_watch import NanWatch
 from .stage import Stage, common_classes, to_detections
 
 STAGES = ('saver', 'base')
@@ -32,7 +33,8 @@ class TinySaverDetector(BaseDetector):
     Both are ordinary mmdet detectors, each with its own config, weights, input pipeline and preprocessing. The
     base's answer replaces the saver's on an image that is handed over. Every data sample gets ``stage``
     ('saver' or 'base'), ``confidence`` (float in [0, 1]), ``gflops`` (what the image cost, 1 multiply-add = 1,
-    in 1e9), ``saver_gflops`` (the saver's share of it) and ``dropped_boxes`` (boxes that were not finite).
+    in 1e9), ``saver_gflops`` (the saver's share of it) and ``dropped_boxes`` (boxes that were not finite; a NaN that
+    a head gave before its boxes were chosen counts as one).
 
     Args:
         saver: The light detector: ``dict(config=..., checkpoint=...)``. ``config`` is a path, an ``mmdet::``
@@ -91,8 +93,11 @@ class TinySaverDetector(BaseDetector):
         self.keep_stages = bool(keep_stages)
         self.costs = {name: StageCost() for name in STAGES}
         self.fixed_target_classes = target_classes is not None
-        self.target_classes = common_classes(list(stages.values())) if target_classes is None else target_classes
-        self._warned = False
+        self._warned = self._bound = False
+        if self.fixed_target_classes:
+            self.target_classes = target_classes
+        else:  # until a data set says otherwise; the confidence learns of it with the first image
+            self._set_target_classes(common_classes(list(stages.values())))
 
     # ---- settings ------------------------------------------------------------------------------------------
 
@@ -117,11 +122,24 @@ class TinySaverDetector(BaseDetector):
         classes = tuple(classes)
         if len(set(classes)) != len(classes):
             raise ConfigError(f'target_classes must differ from each other, but got {classes}')
+        self._set_target_classes(classes)
+        self.confidence.bind(classes)
+        self._bound = True
+
+    def _set_target_classes(self, classes):
         for name in STAGES:
             self.stages[name].set_target(classes)
-        self.confidence.bind(classes)
         self._target_classes = classes
-        self.dataset_meta = dict(classes=classes)
+        self.dataset_meta = dict(getattr(self, '_dataset_meta', {}))
+
+    @property
+    def dataset_meta(self) -> dict:
+        """What mmdet's visualisers read: ``classes``, always the target classes, and maybe ``palette``."""
+        return self._dataset_meta
+
+    @dataset_meta.setter
+    def dataset_meta(self, meta):
+        self._dataset_meta = dict(meta, classes=self._target_classes)
 
     # ---- the cascade ---------------------------------------------------------------------------------------
 
@@ -150,6 +168,7 @@ class TinySaverDetector(BaseDetector):
         confidences = np.zeros(len(samples))
         for i, sample in enumerate(samples):
             instances, dropped = self.stages['saver'].to_target(sample.pred_instances)
+            dropped += sample.pop('nan_output')
             sample.pred_instances = instances
             sample.dropped_boxes = dropped
             confidences[i] = self.confidence(to_detections(instances, sample.ori_shape, dropped))
@@ -183,7 +202,7 @@ class TinySaverDetector(BaseDetector):
                     sample.pred_instances = instances
                     sample.stage = 'base'
                     sample.gflops += answer.gflops
-                    sample.dropped_boxes += dropped
+                    sample.dropped_boxes += dropped + answer.pop('nan_output')
 
     def _base_inputs(self, images, ids):
         read = self.stages['base'].pipeline.read
@@ -195,13 +214,16 @@ class TinySaverDetector(BaseDetector):
     def _run_stage(self, name, call, inputs):
         """Run one stage on a batch and give each data sample the GFLOPs that it cost."""
         model = getattr(self, name)
-        if isinstance(model, TinySaverDetector):  # it knows each image's cost itself
+        if isinstance(model, TinySaverDetector):  # it knows itself what each image cost and lost
             samples = call(model)
+            for sample in samples:
+                sample.nan_output = sample.dropped_boxes
         else:
             shape = tuple(inputs.shape[-2:])
-            samples, gflops = self.costs[name].run(lambda: call(model), shape, len(inputs))
-            for sample in samples:
-                sample.gflops = gflops
+            with NanWatch(self.stages[name].heads, len(inputs)) as watch:
+                samples, gflops = self.costs[name].run(lambda: call(model), shape, len(inputs))
+            for sample, nan in zip(samples, watch.images()):
+                sample.gflops, sample.nan_output = gflops, int(nan)
         if name == 'saver':
             for sample in samples:
                 sample.saver_gflops = sample.gflops
@@ -224,6 +246,9 @@ class TinySaverDetector(BaseDetector):
             raise ConfigError("the input was made by the test pipeline of another detector than the saver: give "
                               "StagePipeline in test_dataloader.dataset.pipeline the same 'config' and 'cfg_options' "
                               "as model.saver")
+        if not self._bound:
+            self.confidence.bind(self._target_classes)
+            self._bound = True
         if not self._warned:
             self._warned = True
             for name in STAGES:

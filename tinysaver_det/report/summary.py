@@ -72,9 +72,9 @@ class SaverSummary:
             table.add_row(name, _figure(gflops, '.3f'), _figure(gflops / self.base_gflops, '.1%'),
                           _figure(handover, '.1%'), *(_figure(metrics.get(k), '.3f') for k in shown))
         if math.isfinite(self.saved):
-            saved = f'saves {self.saved:.1%}' if self.saved >= 0 else f'costs {-self.saved:.1%} more'
-            table.caption = (f'The cascade {saved} of the GFLOPs of the base alone\n'
-                             f'(1 multiply-add = 1; preprocessing and NMS not counted).')
+            saved = (f'saves {self.saved:.1%} of the GFLOPs of the base alone' if self.saved >= 0 else
+                     f'costs {-self.saved:.1%} more GFLOPs than the base alone')
+            table.caption = f'The cascade {saved}\n(1 multiply-add = 1; preprocessing and NMS not counted).'
         return table
 
     def print(self) -> None:

@@ -75,7 +75,9 @@ class StagePipeline(BaseTransform):
         """
         path = results.get('img_path')
         image = results['img'] if path is None else None
-        if path is not None:
+        if path is None:
+            check_array(image)
+        else:
             check_whole(path)
             if self.reloads:
                 results = self.loader(results)
@@ -92,13 +94,14 @@ class StagePipeline(BaseTransform):
             dict: ``inputs`` and ``data_samples``.
 
         Raises:
-            ImageError: The file is missing or not a whole image.
+            ImageError: The file is missing or not a whole image, or the array has another shape.
             ConfigError: An array for a stage that loads images in a way of its own.
         """
         if isinstance(image, np.ndarray):
             if self.array_loader is None:
                 raise ConfigError(f'{self.name} loads images with {_kind_of(self.loader)}, so it takes files and no '
                                   f'arrays')
+            check_array(image)
             results = self.array_loader(dict(img=image, img_id=img_id))
             return self._pack(self.rest_without_annotations, results, image)
         check_whole(image)
@@ -119,6 +122,17 @@ class StagePipeline(BaseTransform):
 
     def __repr__(self):
         return f'{type(self).__name__}(name={self.name!r}, {self.loader}, {self.rest})'
+
+
+def check_array(image) -> None:
+    """Refuse an array that is not an (H, W, 3) image.
+
+    Raises:
+        ImageError: With the shape that was received.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ImageError(f'an image array must have shape (height, width, 3), BGR, but has {image.shape}: convert it, '
+                         f'such as with cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) or cv2.COLOR_BGRA2BGR')
 
 
 def check_whole(path) -> None:

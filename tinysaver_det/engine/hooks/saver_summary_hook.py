@@ -25,10 +25,15 @@ class SaverSummaryHook(Hook):
     priority = 'LOW'  # after the logger's own lines
 
     def before_test_epoch(self, runner) -> None:
-        detector = unwrap(runner.model)
-        for metric in runner.test_evaluator.metrics:
+        self._give_detector(runner, runner.test_evaluator)
+
+    def before_val_epoch(self, runner) -> None:
+        self._give_detector(runner, runner.val_evaluator)
+
+    def _give_detector(self, runner, evaluator) -> None:
+        for metric in evaluator.metrics:
             if isinstance(metric, SaverMetric):
-                metric.detector = detector
+                metric.detector = unwrap(runner.model)
 
     @master_only
     def after_test_epoch(self, runner, metrics: Optional[dict[str, float]] = None) -> None:
