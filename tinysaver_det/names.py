@@ -1,9 +1,15 @@
-"""Messages about names that are not known."""
+"""Names in configs, and messages about those that are not known."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
 from .errors import ConfigError
+
+
+def type_name(config: dict) -> str:
+    """The bare name of a config's ``type``, be it a string (with or without scope or module) or a class."""
+    kind = config.get('type')
+    return kind.__name__ if isinstance(kind, type) else str(kind).split('.')[-1]
 
 
 def close_to(name: str, known: Sequence[str]) -> str:

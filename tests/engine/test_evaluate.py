@@ -8,8 +8,9 @@ import torch
 from mmengine.config import Config
 
 from tinysaver_det.engine.evaluate import evaluate
-from tinysaver_det.errors import ConfigError, DataError
+from tinysaver_det.errors import ClassesError, ConfigError, DataError
 from tinysaver_det.models import Stage
+from tinysaver_det.names import type_name
 
 from ..conftest import tiny_cascade, tiny_config
 
@@ -96,6 +97,45 @@ def test_a_packed_checkpoint_replaces_the_stages_own(config, tmp_path):
     assert evaluate(cfg, str(tmp_path / 'packed.pth'), 2).metrics == evaluate(fresh(config), threshold=2).metrics
 
 
+def test_the_config_stays_and_what_a_run_writes_down_can_be_run(config):
+    cfg = fresh(config)
+    before = cfg.pretty_text
+    evaluate(cfg, threshold=0, baselines=True)
+    assert cfg.pretty_text == before
+    written = Config(cfg.to_dict())
+    written.test_evaluator = dict(type='StagesEvaluator', metrics=cfg.test_evaluator)
+    written.model.keep_stages = True
+    written.experiment_name += '_again'
+    summary = evaluate(written)
+    assert summary.images == 6 and summary.baselines == {}
+
+
+@pytest.mark.parametrize('classes, words', [
+    (('dog', 'cat'), r"must stand in the order of the categories .* write metainfo.classes=\('cat', 'dog'\)"),
+    (('cat', 'tram'), r'has no category 1 \(tram\), which the data set names; it has 3 \(cat, dog, bus\)')])
+def test_classes_that_mmdet_would_count_as_others_are_refused(config, classes, words):
+    cfg = fresh(config)
+    cfg.test_dataloader.dataset.metainfo.classes = classes
+    with pytest.raises(ClassesError, match=words):
+        evaluate(cfg)
+
+
+def test_a_type_is_known_by_its_bare_name():
+    from tinysaver_det.evaluation import SaverMetric
+
+    for kind in ('SaverMetric', 'mmdet.SaverMetric', 'tinysaver_det.evaluation.SaverMetric', SaverMetric):
+        assert type_name(dict(type=kind)) == 'SaverMetric'
+
+
+def test_an_unknown_setting_and_a_folder_for_a_file(config, tmp_path):
+    cfg = fresh(config)
+    cfg.model.treshold = 0.3
+    with pytest.raises(ConfigError, match="'treshold' is not a setting of TinySaverDetector .did you mean 'threshold'"):
+        evaluate(cfg)
+    with pytest.raises(ConfigError, match='is a folder: name a file to write'):
+        evaluate(fresh(config), json_file=tmp_path)
+
+
 def without_annotations(photos, tmp_path):
     content = json.loads(photos.ann.read_text())
     del content['annotations']
@@ -117,6 +157,7 @@ def test_a_data_set_without_annotations_runs_without_map(config, photos, tmp_pat
     ('{"annotations": []}', "lists no images under 'images'"),
     ('[]', "lists no images under 'images'"),
     ('{', 'is not JSON'),
+    ('{"images": [{"id": 1}]}', "lists no classes under 'categories'"),
     (None, 'cannot be read: No such file or directory; name yours with --cfg-options'),
 ])
 def test_annotation_files_that_cannot_be_tested(config, tmp_path, content, words):

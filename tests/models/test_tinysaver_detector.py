@@ -301,9 +301,9 @@ def test_a_nan_that_post_processing_drops_is_noticed_for_its_image(cascade, phot
         inputs[0][0][1] = math.nan
 
     hook = cascade.saver.bbox_head.register_forward_pre_hook(poison)
-    samples = predict(cascade, photos.paths[:3])
-    assert [s.stage for s in samples] == ['saver', 'base', 'saver']
-    assert samples[1].confidence == 0 and [s.dropped_boxes for s in samples] == [0, 1, 0]
+    samples = predict(cascade, photos.paths[:2])
+    assert [s.stage for s in samples] == ['saver', 'base']
+    assert samples[1].confidence == 0 and [s.dropped_boxes for s in samples] == [0, 1]
     hook.remove()
     cascade.threshold = 2
     cascade.base.bbox_head.multi_level_conv_obj[0].bias.data[:] = math.nan

@@ -71,13 +71,16 @@ def test_a_single_detectors_checkpoint_is_not_a_packed_one(tool, config, tmp_pat
 
 
 @pytest.mark.parametrize('workers', [0, 1])
-@pytest.mark.parametrize('damage', ['truncated', 'missing'])
+@pytest.mark.parametrize('damage', ['truncated', 'missing', 'empty'])
 def test_a_broken_image_in_the_data_set_is_named(run_python, photo_copy, tmp_path, workers, damage):
     cfg = tiny_cascade(photo_copy)
     cfg['custom_imports'] = dict(imports=['tinysaver_det.models'], allow_failed_imports=False)
     Config(cfg).dump(str(tmp_path / 'tiny.py'))
     path = photo_copy.paths[2]
-    path.write_bytes(path.read_bytes()[:-300]) if damage == 'truncated' else path.unlink()
+    whole = path.read_bytes()
+    path.unlink()
+    if damage != 'missing':
+        path.write_bytes(whole[:-300] if damage == 'truncated' else b'')
     done = run_python('tools/test.py', tmp_path / 'tiny.py', '--work-dir', tmp_path / 'work', '--cfg-options',
                       f'test_dataloader.num_workers={workers}', check=False)
     assert path.name in sentence(done)

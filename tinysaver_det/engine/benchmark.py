@@ -1,5 +1,6 @@
 """Speed of a cascade beside its stages alone, measured in one run and interleaved."""
 
+import copy
 import json
 import os
 import statistics
@@ -71,7 +72,14 @@ def benchmark(cfg: Config, folder: str, checkpoint: Optional[str] = None, batch_
         raise ConfigError(f'{folder} is not a folder of images')
     images = [os.path.join(folder, n) for n in sorted(os.listdir(folder)) if n.lower().endswith(SUFFIXES)][:num_images]
     if len(images) < 2:
-        raise ConfigError(f'{folder} must hold at least 2 images ({", ".join(SUFFIXES)}), but holds {len(images)}')
+        raise ConfigError(f'at least 2 images ({", ".join(SUFFIXES)}) are needed, but {folder} and --num-images '
+                          f'{num_images} give {len(images)}')
+    for name, value in (('--rounds', rounds), *(('--batch-sizes', b) for b in batch_sizes)):
+        if value < 1:
+            raise ConfigError(f'{name} must be at least 1, but got {value}')
+    if device is not None and device.startswith('cuda') and not torch.cuda.is_available():
+        raise ConfigError(f'--device {device} needs a GPU, and torch finds none')
+    cfg = copy.deepcopy(cfg)
     if checkpoint is not None:
         use_packed(cfg, checkpoint)
     detector = build_detector(cfg)

@@ -1,6 +1,7 @@
 """Evaluate a cascade over a data set: what ``tools/test.py`` does."""
 
 import contextlib
+import copy
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from ..errors import ConfigError, DataError
 from ..models.checkpoint import checkpoint_classes, read_checkpoint
 from ..models.packed import require_cascade
 from ..models.tinysaver_detector import PACKED_META, STAGES
+from ..names import type_name
 from ..report import SaverSummary
 from .hooks.saver_summary_hook import summarise
 from .hooks.target_classes_hook import unwrap
@@ -30,7 +32,7 @@ def evaluate(cfg: Config,
     """Run a cascade over its test data set.
 
     Args:
-        cfg: A config whose model is a TinySaverDetector, with ``work_dir`` set.
+        cfg: A config whose model is a TinySaverDetector; it stays as it is.
         checkpoint: A packed checkpoint; the stages' own are then not read.
         threshold: In place of the config's.
         baselines: Also evaluate the saver alone and the base alone, in the same run.
@@ -45,6 +47,12 @@ def evaluate(cfg: Config,
         TinySaverError: Something of the config, the data or the weights does not fit.
     """
     require_cascade(cfg)
+    cfg = copy.deepcopy(cfg)
+    cfg.work_dir = cfg.get('work_dir') or 'work_dirs/tinysaver'
+    cfg.model.keep_stages = baselines
+    for path in (json_file, out):
+        if path is not None and osp.isdir(path):
+            raise ConfigError(f'{path} is a folder: name a file to write')
     if threshold is not None:
         cfg.model.threshold = threshold
     if cfg.get('test_dataloader') is None:
@@ -54,7 +62,6 @@ def evaluate(cfg: Config,
     if checkpoint is not None:
         use_packed(cfg, checkpoint)
     if baselines:
-        cfg.model.keep_stages = True
         cfg.test_evaluator = dict(type='StagesEvaluator', metrics=cfg.test_evaluator)
     if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():
         _distribute_on_cpu(cfg)
@@ -67,6 +74,8 @@ def evaluate(cfg: Config,
     if runner.rank != 0:
         return None
     summary = summarise(unwrap(runner.model), metrics)
+    if summary is None:
+        raise DataError('no image was tested: the data set is empty')
     if quiet:  # the hook's own went with the rest
         summary.print()
     if json_file is not None:
@@ -116,21 +125,27 @@ def _fill_in(cfg):
     """What a config may leave out: the loop, the metric of the cascade and the hooks that serve it."""
     cfg.setdefault('test_cfg', dict(type='TestLoop'))
     evaluator = cfg.get('test_evaluator') or []
+    if isinstance(evaluator, dict) and 'metrics' in evaluator:  # as a run writes it down
+        evaluator = evaluator['metrics']
     cfg.test_evaluator = [evaluator] if isinstance(evaluator, dict) else list(evaluator)
-    if not any(m.get('type') in ('SaverMetric', 'mmdet.SaverMetric') for m in cfg.test_evaluator):
+    if not any(type_name(m) == 'SaverMetric' for m in cfg.test_evaluator):
         cfg.test_evaluator.append(dict(type='SaverMetric'))
     hooks = list(cfg.get('custom_hooks') or [])
     for name in ('TargetClassesHook', 'SaverSummaryHook'):
-        if not any(h.get('type') in (name, f'mmdet.{name}') for h in hooks):
+        if not any(type_name(h) == name for h in hooks):
             hooks.append(dict(type=name))
     cfg.custom_hooks = hooks
+    pipeline = cfg.test_dataloader.dataset.get('pipeline') or []
+    if pipeline and type_name(pipeline[0]) == 'LoadImageFromFile':
+        pipeline[0]['type'] = 'LoadWholeImage'
 
 
 def _check_annotations(cfg):
     """An annotation file without images is refused; one without annotations is run without CocoMetric."""
-    for metric in [m for m in cfg.test_evaluator if m.get('type') in ('CocoMetric', 'mmdet.CocoMetric')]:
-        path = metric.get('ann_file') or _dataset_annotations(cfg)
-        if path is None or '://' in str(path):
+    own = _dataset_annotations(cfg)
+    metrics = [m for m in cfg.test_evaluator if type_name(m) == 'CocoMetric']
+    for path, metric in [(m.get('ann_file') or own, m) for m in metrics] or [(own, None)]:
+        if path is None or '://' in str(path) or not str(path).endswith('.json'):
             continue
         try:
             with open(path, encoding='utf-8') as f:
@@ -143,7 +158,9 @@ def _check_annotations(cfg):
             raise DataError(f'annotation file {path} is not JSON: {e}') from e
         if not isinstance(content, dict) or not content.get('images'):
             raise DataError(f"annotation file {path} lists no images under 'images': there is nothing to test")
-        if not content.get('annotations') and not metric.get('format_only'):
+        if not content.get('categories'):
+            raise DataError(f"annotation file {path} lists no classes under 'categories': add them, with id and name")
+        if metric is not None and not content.get('annotations') and not metric.get('format_only'):
             print(f'{path} has no annotations: running without mAP')
             cfg.test_evaluator.remove(metric)
 

@@ -34,7 +34,8 @@ class NanWatch:
         by_image = not type(head).__name__.endswith('BBoxHead')  # those give a row per region, of any image
         for tensor in tree_leaves(outputs):
             if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.numel():
-                if by_image and tensor.dim() > 1 and tensor.shape[0] == self._images:
+                stacked = tensor.dim() > 2 and tensor.shape[1] == self._images  # maybe decoder layers come first
+                if by_image and tensor.dim() > 1 and tensor.shape[0] == self._images and not stacked:
                     self._found.append(torch.isnan(tensor).flatten(1).any(1))
                 else:
                     self._found.append(torch.isnan(tensor).any().expand(self._images))

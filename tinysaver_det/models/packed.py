@@ -1,5 +1,7 @@
 """One checkpoint file for both stages."""
 
+import inspect
+
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -7,6 +9,7 @@ from mmengine.registry import DefaultScope
 from .. import __version__
 from ..errors import ConfigError
 from ..files import whole_file
+from ..names import refuse_unknown, type_name
 from .tinysaver_detector import PACKED_META, STAGES, TinySaverDetector
 
 
@@ -53,8 +56,11 @@ def build_detector(cfg: Config) -> TinySaverDetector:
 
 
 def require_cascade(cfg: Config) -> None:
-    """Refuse a config whose model is not a :class:`~tinysaver_det.models.TinySaverDetector`."""
-    kind = (cfg.get('model') or {}).get('type')
-    if kind not in ('TinySaverDetector', 'mmdet.TinySaverDetector', TinySaverDetector):
-        raise ConfigError(f"the config's model must be a TinySaverDetector, but is {kind!r}: test a single detector "
-                          f"with mmdet's own tools/test.py")
+    """Refuse a config whose model is not a :class:`~tinysaver_det.models.TinySaverDetector`, or has a setting that
+    it doesn't know."""
+    model = cfg.get('model') or {}
+    if type_name(model) != 'TinySaverDetector':
+        raise ConfigError(f"the config's model must be a TinySaverDetector, but is {model.get('type')!r}: test a "
+                          f"single detector with mmdet's own tools/test.py")
+    known = list(inspect.signature(TinySaverDetector).parameters)
+    refuse_unknown([k for k in model if k != 'type'], known, 'a setting of TinySaverDetector')

@@ -90,6 +90,9 @@ class SaverSummary:
         """Sentences that belong under the table."""
         notes = [f'{stage}: not in its GFLOPs, for want of a formula: {", ".join(ops)}'
                  for stage, ops in self.uncounted_ops.items()]
+        if not math.isfinite(self.base_gflops):
+            notes.append('what the base alone would cost is unknown: it is counted on images that are handed over, and '
+                         'none was')
         if self.dropped_boxes:
             notes.append(f'{self.dropped_boxes} boxes were left out because a coordinate or score was not finite')
         return notes

@@ -11,6 +11,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 
 from ...errors import ConfigError, ImageError
+from ...names import type_name
 from ...stage_config import read_stage_config, scope_of
 
 JPEG_START, JPEG_END = b'\xff\xd8', b'\xff\xd9'
@@ -46,17 +47,17 @@ class StagePipeline(BaseTransform):
         transforms = [dict(t) for t in cfg.test_pipeline]
         self.name = name
         loader, *rest = transforms
-        if not _kind(loader).startswith('LoadImage'):
+        if not type_name(loader).startswith('LoadImage'):
             raise ConfigError(f'the test pipeline of {name} must begin with the transform that loads the image '
-                              f'(LoadImageFromFile), but begins with {_kind(loader)}')
+                              f'(LoadImageFromFile), but begins with {type_name(loader)}')
         self.digest = hashlib.sha256(repr(transforms).encode()).hexdigest()[:16]
         options = {k: v for k, v in loader.items() if k not in ('type', 'backend_args')}
         # A plain loader gives what LoadImageFromFile already gave in front of this transform.
-        self.reloads = bool(options) or _kind(loader) != 'LoadImageFromFile'
+        self.reloads = bool(options) or type_name(loader) != 'LoadImageFromFile'
         with scope_of(cfg):
             self.loader = ROOT_TRANSFORMS.build(loader)
             self.array_loader = None
-            if _kind(loader) == 'LoadImageFromFile':
+            if type_name(loader) == 'LoadImageFromFile':
                 self.array_loader = ROOT_TRANSFORMS.build(
                     dict(type='mmdet.LoadImageFromNDArray', to_float32=loader.get('to_float32', False)))
             self.rest = Compose(rest)
@@ -99,8 +100,8 @@ class StagePipeline(BaseTransform):
         """
         if isinstance(image, np.ndarray):
             if self.array_loader is None:
-                raise ConfigError(f'{self.name} loads images with {_kind_of(self.loader)}, so it takes files and no '
-                                  f'arrays')
+                raise ConfigError(f'{self.name} loads images with {type(self.loader).__name__}, so it takes files '
+                                  f'and no arrays')
             check_array(image)
             results = self.array_loader(dict(img=image, img_id=img_id))
             return self._pack(self.rest_without_annotations, results, image)
@@ -167,14 +168,5 @@ def check_whole(path) -> None:
             raise ImageError(f'image {path} is truncated ({size} bytes): {e}') from e
 
 
-def _kind(transform):
-    kind = transform['type']
-    return kind.__name__ if isinstance(kind, type) else str(kind).split('.')[-1]
-
-
-def _kind_of(transform):
-    return type(transform).__name__
-
-
 def _loads_annotations(transform):
-    return _kind(transform).startswith('Load') and 'Annotations' in _kind(transform)
+    return type_name(transform).startswith('Load') and 'Annotations' in type_name(transform)

@@ -1,0 +1,27 @@
+"""Load an image file, and name it when it cannot be read."""
+
+from mmcv.transforms import LoadImageFromFile
+from mmdet.registry import TRANSFORMS
+
+from ...errors import ImageError
+from .stage_pipeline import check_whole
+
+
+@TRANSFORMS.register_module()
+class LoadWholeImage(LoadImageFromFile):
+    """mmcv's LoadImageFromFile with one sentence for a file that is missing, empty, truncated or no image.
+
+    ``tools/test.py`` puts it in the place of LoadImageFromFile. mmdet's inferencers look for that very name, so
+    configs keep it.
+
+    Raises:
+        ImageError: On use, naming the file.
+    """
+
+    def transform(self, results: dict) -> dict:
+        path = results['img_path']
+        check_whole(path)
+        try:
+            return super().transform(results)
+        except Exception as e:
+            raise ImageError(f'image {path} cannot be read: {type(e).__name__}: {" ".join(str(e).split())}') from e
