@@ -17,7 +17,9 @@ CONFIGS = sorted((ROOT / 'configs' / 'tinysaver').glob('*.py'))
 def test_config_builds_and_predicts(path, photos):
     cfg = Config.fromfile(path)
     saver, base = path.stem[:-len('_coco')].split('_')
-    assert saver.split('-')[0] in cfg.model.saver.config and base.split('-')[0] in cfg.model.base.config
+    for name, stage in ((saver, cfg.model.saver), (base, cfg.model.base)):
+        source = stage.get('config') or stage.model.builder
+        assert name.split('-')[0] in source.replace('fasterrcnn', 'faster')
     assert [m['type'] for m in cfg.test_evaluator] == ['CocoMetric', 'SaverMetric']
     for stage in (cfg.model.saver, cfg.model.base):
         assert stage.checkpoint is None or stage.checkpoint.startswith('https://')
@@ -32,10 +34,11 @@ def test_config_builds_and_predicts(path, photos):
     p = sample.pred_instances
     assert p.bboxes.shape == (len(p.scores), 4) and torch.isfinite(p.bboxes).all()
     data = cfg.test_dataloader.dataset.pipeline[1]
-    assert (data.config, data.get('cfg_options')) == (cfg.model.saver.config, cfg.model.saver.get('cfg_options'))
+    assert all(data.get(key) == cfg.model.saver.get(key) for key in ('config', 'cfg_options', 'model', 'test_pipeline'))
 
 
 def test_there_are_the_pairs_that_the_readme_names():
     assert {p.stem for p in CONFIGS} == {
         'yolox-tiny_yolox-x_coco', 'rtmdet-tiny_rtmdet-x_coco', 'rtmdet-s_rtmdet-x_coco', 'rtmdet-tiny_dino-r50_coco',
-        'yolox-tiny_faster-rcnn-r50_coco', 'yolox-nano-256_yolox-nano-640_coco'}
+        'yolox-tiny_faster-rcnn-r50_coco', 'yolox-nano-256_yolox-nano-640_coco',
+        'ssdlite320-mobilenet-v3_rtmdet-x_coco', 'ssdlite320-mobilenet-v3_faster-rcnn-r50-v2_coco'}

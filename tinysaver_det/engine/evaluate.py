@@ -18,6 +18,7 @@ from ..models.packed import require_cascade
 from ..models.tinysaver_detector import PACKED_META, STAGES
 from ..names import type_name
 from ..report import SaverSummary
+from ..stage_config import read_stage_config
 from .hooks.saver_summary_hook import summarise
 from .hooks.target_classes_hook import unwrap
 
@@ -184,6 +185,8 @@ def use_packed(cfg, checkpoint):
     for name in STAGES:
         stage = cfg.model[name]
         stage.checkpoint = None
+        if read_stage_config(stage, name).model.get('weights'):  # torchvision's, which would be fetched
+            stage.cfg_options = {**(stage.get('cfg_options') or {}), 'model.weights': None}
         classes = (meta.get(PACKED_META) or {}).get(name, {}).get('classes')
         if classes and not stage.get('classes'):
             stage.classes = tuple(classes)

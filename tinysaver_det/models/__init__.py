@@ -8,6 +8,7 @@ import tinysaver_det.compat  # noqa: F401  (before anything of mmdet)
 from ..compat.checkpoints import allow_mmengine_checkpoints
 from .stage import Stage
 from .tinysaver_detector import TinySaverDetector
+from .torchvision_detector import TorchvisionDetector
 
 # Registered by being imported.
 from ..datasets import StagePipeline  # noqa: F401  isort: skip
@@ -16,4 +17,4 @@ from ..evaluation import SaverMetric, StagesEvaluator  # noqa: F401  isort: skip
 
 allow_mmengine_checkpoints()
 
-__all__ = ['Stage', 'TinySaverDetector']
+__all__ = ['Stage', 'TinySaverDetector', 'TorchvisionDetector']

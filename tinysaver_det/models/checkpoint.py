@@ -68,6 +68,7 @@ def load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor], wher
     Raises:
         CheckpointError: Keys that are missing, unexpected or of another shape.
     """
+    state = getattr(model, 'own_keys', dict)(state)
     own = model.state_dict()
     constants = {k: v for k, v in model.named_buffers() if k not in own}
     mismatched = [f'{k}: {tuple(v.shape)}, the model has {tuple(own[k].shape)}'

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch.utils._pytree import tree_leaves
 
+# Heads whose output has a row per region, of any image: mmdet's, and torchvision's.
+_BY_REGION = ('BBoxHead', 'TwoMLPHead', 'FastRCNNConvFCHead', 'FastRCNNPredictor')
+
 
 class NanWatch:
     """Looks at what a detector's heads give inside ``with NanWatch(heads_of(model), images) as watch:``.
@@ -31,7 +34,7 @@ class NanWatch:
             hook.remove()
 
     def _look(self, head, inputs, outputs):
-        by_image = not type(head).__name__.endswith('BBoxHead')  # those give a row per region, of any image
+        by_image = not type(head).__name__.endswith(_BY_REGION)
         for tensor in tree_leaves(outputs):
             if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.numel():
                 stacked = tensor.dim() > 2 and tensor.shape[1] == self._images  # maybe decoder layers come first
@@ -46,5 +49,5 @@ class NanWatch:
 
 
 def heads_of(model: torch.nn.Module) -> list:
-    """The heads of a detector: the modules whose class is named ``...Head``."""
-    return [m for m in model.modules() if type(m).__name__.endswith('Head')]
+    """The heads of a detector: the modules whose class is named ``...Head`` (or torchvision's ``...Predictor``)."""
+    return [m for m in model.modules() if type(m).__name__.endswith(('Head', 'FastRCNNPredictor'))]

@@ -27,12 +27,11 @@ def pack_checkpoint(cfg: Config, path) -> None:
         ConfigError: A stage without a checkpoint.
         CheckpointError: Weights that don't fit.
     """
-    require_cascade(cfg)
+    detector = build_detector(cfg)
     for name in STAGES:
-        if not cfg.model[name].get('checkpoint'):
+        if not detector.stages[name].loaded:
             raise ConfigError(f'{name} has no checkpoint to pack: name it with --cfg-options '
                               f'model.{name}.checkpoint=FILE')
-    detector = build_detector(cfg)
     meta = {name: dict(classes=detector.stages[name].classes) for name in STAGES}
     meta['fixed_target_classes'] = detector.fixed_target_classes
     checkpoint = dict(

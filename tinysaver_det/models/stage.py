@@ -45,16 +45,16 @@ class Stage:
         self.pipeline = StagePipeline(name, **{k: config[k] for k in config if k in _PIPELINE_KEYS})
         with scope_of(cfg):
             self.model = MODELS.build(cfg.model)
-        self.loaded = self.checkpoint is not None
+        self.loaded = self.checkpoint is not None or getattr(self.model, 'has_weights', False)
         meta = {}
-        if self.loaded:
+        if self.checkpoint is not None:
             checkpoint = read_checkpoint(self.checkpoint)
             self.load(self.model, checkpoint['state_dict'], f'checkpoint {self.checkpoint} of {name}',
                       checkpoint['metadata'])
             meta = checkpoint['meta']
-        # The labels of a cascade as a stage are its target classes.
+        # The labels of a cascade as a stage are its target classes; torchvision's detectors bring theirs.
         classes = (getattr(self.model, 'target_classes', None) or config.get('classes') or checkpoint_classes(meta)
-                   or config_classes(cfg))
+                   or getattr(self.model, 'classes', None) or config_classes(cfg))
         if classes is None:
             raise ClassesError(f'the class names of {name} are unknown: neither its checkpoint nor its config has '
                                f"them; give {name}=dict(..., classes=('...', ...))")
@@ -118,7 +118,7 @@ def _head_classes(model) -> Optional[int]:
     head = getattr(getattr(model, 'roi_head', model), 'bbox_head', None)
     if isinstance(head, torch.nn.ModuleList):  # the stages of a Cascade R-CNN
         head = head[-1]
-    count = getattr(head, 'num_classes', None)
+    count = len(model.classes) if hasattr(model, 'classes') else getattr(head, 'num_classes', None)
     return count if isinstance(count, int) else None
 
 
