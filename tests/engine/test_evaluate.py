@@ -4,34 +4,13 @@ import json
 import pickle
 
 import pytest
-import torch
 from mmengine.config import Config
 
 from tinysaver_det.engine.evaluate import evaluate
 from tinysaver_det.errors import ClassesError, ConfigError, DataError
-from tinysaver_det.models import Stage
 from tinysaver_det.names import type_name
 
-from ..conftest import tiny_cascade, tiny_config
-
-
-@pytest.fixture
-def config(photos, tmp_path):
-    """A config with weights that tell images apart, so that results can be compared between runs."""
-    torch.manual_seed(0)
-    cfg = Config(tiny_cascade(photos))
-    for name in ('saver', 'base'):
-        model = Stage(name, dict(config=tiny_config(32))).model
-        for key, weight in model.named_parameters():
-            if weight.dim() > 1:
-                torch.nn.init.kaiming_normal_(weight)
-                if 'conv_reg' in key:
-                    weight.data *= 0.01
-        torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / f'{name}.pth')
-        cfg.model[name].checkpoint = str(tmp_path / f'{name}.pth')
-    cfg.work_dir = str(tmp_path / 'work')
-    cfg.log_level = 'ERROR'
-    return cfg
+from ..conftest import tiny_config
 
 
 def fresh(config):

@@ -15,7 +15,7 @@ from tinysaver_det.datasets import StagePipeline
 from tinysaver_det.errors import CheckpointError, ConfigError
 from tinysaver_det.models import Stage, TorchvisionDetector
 from tinysaver_det.models.nan_watch import NanWatch, heads_of
-from tinysaver_det.models.packed import build_detector, pack_checkpoint
+from tinysaver_det.models.packed import build_detector, pack_checkpoint, use_packed
 
 from ..conftest import predict
 
@@ -146,8 +146,6 @@ def test_as_both_stages_of_a_cascade_packed_and_loaded(tmp_path, photos):
     torch.save(detector.base.state_dict(), cfg.model.base.checkpoint)
     pack_checkpoint(cfg, tmp_path / 'packed.pth')
     path.unlink()
-    from tinysaver_det.engine.evaluate import use_packed
-
     use_packed(cfg, tmp_path / 'packed.pth')
     again = build_detector(cfg)
     again.load_state_dict(torch.load(tmp_path / 'packed.pth')['state_dict'])

@@ -5,11 +5,14 @@ import os
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 
 from tinysaver_det.models.packed import build_detector
+from tinysaver_det.visualization.route_local_visualizer import COLORS
 
 from ..conftest import ROOT, tiny_cascade
 
@@ -48,7 +51,10 @@ def test_table_and_summary(tool, config, tmp_path):
 def test_threshold_by_cfg_options_and_painted_images(tool, config, tmp_path):
     done = tool(config, '--show-dir', 'painted', '--cfg-options', 'model.threshold=0')
     assert '0.0%' in done.stdout and 'written to' in done.stdout
-    assert len(list((tmp_path / 'work').rglob('painted/*.jpg'))) == 6
+    pictures = [cv2.imread(str(p)) for p in (tmp_path / 'work').rglob('painted/*.jpg')]
+    assert len(pictures) == 6
+    green = COLORS['saver'][::-1]  # the badge of the stage, where the predictions are
+    assert all((np.abs(p[-5:, p.shape[1] // 2:].astype(int) - green).max(-1) < 30).mean() > 0.2 for p in pictures)
 
 
 @pytest.mark.parametrize('args, words', [

@@ -1,6 +1,7 @@
-"""Data side of the detector: the transforms that make a stage's input."""
+"""Data of a cascade: the embedded demo's, and transforms."""
 
 from .. import compat  # noqa: F401  (before anything of mmdet)
+from .digit_scenes import DigitScenes
 from .transforms import LoadWholeImage, StagePipeline
 
-__all__ = ['LoadWholeImage', 'StagePipeline']
+__all__ = ['DigitScenes', 'LoadWholeImage', 'StagePipeline']

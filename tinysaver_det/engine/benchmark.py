@@ -1,8 +1,6 @@
 """Speed of a cascade beside its stages alone, measured in one run and interleaved."""
 
-import copy
 import json
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -18,13 +16,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..cost import parameters, peak_memory
+from ..datasets.image_files import image_files
 from ..errors import ConfigError
 from ..files import whole_file
-from ..models.packed import build_detector
+from ..models.packed import load_detector
 from ..models.tinysaver_detector import STAGES
-from .evaluate import use_packed
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 HANDOVERS = (0.0, 0.5, 1.0)
 
 
@@ -66,29 +63,18 @@ def benchmark(cfg: Config, folder: str, checkpoint: Optional[str] = None, batch_
         list[Speed]: One for each batch size.
 
     Raises:
-        ConfigError: No images in the folder.
+        DataError: No images in the folder.
+        ConfigError: A setting that cannot be used.
     """
-    if not os.path.isdir(folder):
-        raise ConfigError(f'{folder} is not a folder of images')
-    images = [os.path.join(folder, n) for n in sorted(os.listdir(folder)) if n.lower().endswith(SUFFIXES)][:num_images]
+    images = image_files(folder)[:num_images]
     if len(images) < 2:
-        raise ConfigError(f'at least 2 images ({", ".join(SUFFIXES)}) are needed, but {folder} and --num-images '
-                          f'{num_images} give {len(images)}')
+        raise ConfigError(f'at least 2 images are needed, but {folder} and --num-images {num_images} give '
+                          f'{len(images)}')
     for name, value in (('--rounds', rounds), *(('--batch-sizes', b) for b in batch_sizes)):
         if value < 1:
             raise ConfigError(f'{name} must be at least 1, but got {value}')
-    if device is not None and device.startswith('cuda') and not torch.cuda.is_available():
-        raise ConfigError(f'--device {device} needs a GPU, and torch finds none')
-    cfg = copy.deepcopy(cfg)
-    if checkpoint is not None:
-        use_packed(cfg, checkpoint)
-    detector = build_detector(cfg)
-    if checkpoint is not None:
-        from ..models.checkpoint import read_checkpoint
-
-        detector.load_state_dict(read_checkpoint(checkpoint)['state_dict'])
-    device = torch.device(device or ('cuda:0' if torch.cuda.is_available() else 'cpu'))
-    detector.to(device)
+    detector = load_detector(cfg, checkpoint, device)
+    device = next(detector.parameters()).device
     console = Console()
     half = _threshold_for_half(detector, images)
     results = []

@@ -9,16 +9,16 @@ import os.path as osp
 from typing import Optional
 
 import torch
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..errors import ConfigError, DataError
-from ..models.checkpoint import checkpoint_classes, read_checkpoint
-from ..models.packed import require_cascade
-from ..models.tinysaver_detector import PACKED_META, STAGES
+from ..models.packed import require_cascade, use_packed
 from ..names import type_name
 from ..report import SaverSummary
-from ..stage_config import read_stage_config
+from ..stage_config import scope_of
+from ..visualization.route_local_visualizer import route_config
 from .hooks.saver_summary_hook import summarise
 from .hooks.target_classes_hook import unwrap
 
@@ -59,6 +59,7 @@ def evaluate(cfg: Config,
     if cfg.get('test_dataloader') is None:
         raise ConfigError('the config has no test_dataloader: base it on configs/_base_/coco_detection.py')
     _fill_in(cfg)
+    _prepare_data(cfg)
     _check_annotations(cfg)
     if checkpoint is not None:
         use_packed(cfg, checkpoint)
@@ -98,8 +99,7 @@ def show_predictions(cfg: Config, show: bool = False, folder: Optional[str] = No
     hooks['visualization'] = dict(hooks.get('visualization') or dict(type='DetVisualizationHook'), draw=True, show=show,
                                   wait_time=wait_time, test_out_dir=folder)
     cfg.default_hooks = hooks
-    if cfg.get('visualizer') is None:
-        cfg.visualizer = dict(type='DetLocalVisualizer', name='visualizer')
+    cfg.visualizer = route_config(cfg.get('visualizer'))
 
 
 @contextlib.contextmanager
@@ -141,6 +141,16 @@ def _fill_in(cfg):
         pipeline[0]['type'] = 'LoadWholeImage'
 
 
+def _prepare_data(cfg):
+    """Let a data set that makes its own files make them, since they are read before it is built."""
+    dataset = cfg.test_dataloader.dataset
+    kind = dataset.get('type')
+    with scope_of(cfg):
+        kind = kind if isinstance(kind, type) else DATASETS.get(kind)
+    if hasattr(kind, 'prepare'):
+        kind.prepare(**{k: v for k, v in dataset.items() if k != 'type'})
+
+
 def _check_annotations(cfg):
     """An annotation file without images is refused; one without annotations is run without CocoMetric."""
     own = _dataset_annotations(cfg)
@@ -177,20 +187,3 @@ def _dataset_annotations(cfg):
     dataset = cfg.test_dataloader.dataset
     path = dataset.get('ann_file')
     return osp.join(dataset.get('data_root') or '', path) if path else None
-
-
-def use_packed(cfg, checkpoint):
-    """Let a packed checkpoint stand for the stages' own, and its class names for theirs."""
-    meta = read_checkpoint(checkpoint)['meta']
-    for name in STAGES:
-        stage = cfg.model[name]
-        stage.checkpoint = None
-        if read_stage_config(stage, name).model.get('weights'):  # torchvision's, which would be fetched
-            stage.cfg_options = {**(stage.get('cfg_options') or {}), 'model.weights': None}
-        classes = (meta.get(PACKED_META) or {}).get(name, {}).get('classes')
-        if classes and not stage.get('classes'):
-            stage.classes = tuple(classes)
-    target = checkpoint_classes(meta)
-    if target and (meta.get(PACKED_META) or {}).get('fixed_target_classes') and not cfg.model.get('target_classes'):
-        cfg.model.target_classes = target
-    cfg.load_from = os.fspath(checkpoint)

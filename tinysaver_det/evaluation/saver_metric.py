@@ -76,7 +76,8 @@ class SaverMetric(BaseMetric):
             if r['handed']:
                 continue
             if r['size'] not in by_size:
-                by_size[r['size']] = self.detector.base_gflops_alone(r['path']) if r['path'] else math.nan
+                by_size[r['size']] = (math.nan if r['path'] is None else
+                                      self.detector.base_gflops_alone(r['path']))
             kept.append(by_size[r['size']])
         return float(np.concatenate([known, kept]).mean())
 

@@ -11,9 +11,10 @@ from .tinysaver_detector import TinySaverDetector
 from .torchvision_detector import TorchvisionDetector
 
 # Registered by being imported.
-from ..datasets import StagePipeline  # noqa: F401  isort: skip
+from ..datasets import DigitScenes, StagePipeline  # noqa: F401  isort: skip
 from ..engine import SaverSummaryHook, TargetClassesHook  # noqa: F401  isort: skip
 from ..evaluation import SaverMetric, StagesEvaluator  # noqa: F401  isort: skip
+from ..visualization import RouteLocalVisualizer  # noqa: F401  isort: skip
 
 allow_mmengine_checkpoints()
 

@@ -1,6 +1,9 @@
 """One checkpoint file for both stages."""
 
+import copy
 import inspect
+import os
+from typing import Optional
 
 import torch
 from mmengine.config import Config
@@ -10,6 +13,8 @@ from .. import __version__
 from ..errors import ConfigError
 from ..files import whole_file
 from ..names import refuse_unknown, type_name
+from ..stage_config import read_stage_config
+from .checkpoint import checkpoint_classes, read_checkpoint
 from .tinysaver_detector import PACKED_META, STAGES, TinySaverDetector
 
 
@@ -63,3 +68,52 @@ def require_cascade(cfg: Config) -> None:
                           f"single detector with mmdet's own tools/test.py")
     known = list(inspect.signature(TinySaverDetector).parameters)
     refuse_unknown([k for k in model if k != 'type'], known, 'a setting of TinySaverDetector')
+
+
+def use_packed(cfg: Config, checkpoint) -> dict:
+    """Let a packed checkpoint stand for the stages' own, and its class names for theirs.
+
+    Args:
+        cfg: The config to change.
+        checkpoint: The file.
+
+    Returns:
+        dict: What the file holds, ``state_dict`` and ``meta``.
+    """
+    packed = read_checkpoint(checkpoint)
+    meta = packed['meta']
+    for name in STAGES:
+        stage = cfg.model[name]
+        stage.checkpoint = None
+        if read_stage_config(stage, name).model.get('weights'):  # torchvision's, which would be fetched
+            stage.cfg_options = {**(stage.get('cfg_options') or {}), 'model.weights': None}
+        classes = (meta.get(PACKED_META) or {}).get(name, {}).get('classes')
+        if classes and not stage.get('classes'):
+            stage.classes = tuple(classes)
+    target = checkpoint_classes(meta)
+    if target and (meta.get(PACKED_META) or {}).get('fixed_target_classes') and not cfg.model.get('target_classes'):
+        cfg.model.target_classes = target
+    cfg.load_from = os.fspath(checkpoint)
+    return packed
+
+
+def load_detector(cfg: Config, checkpoint=None, device: Optional[str] = None) -> TinySaverDetector:
+    """Build the detector of a config with its weights, in evaluation mode, where it shall run.
+
+    Args:
+        cfg: Config of a TinySaverDetector; it stays as it is.
+        checkpoint: A packed checkpoint, in place of the stages' own.
+        device: By default a GPU if there is one, else the CPU.
+
+    Raises:
+        ConfigError: The config's model is not a cascade, or the device is not there.
+    """
+    require_cascade(cfg)
+    if device is not None and device.startswith('cuda') and not torch.cuda.is_available():
+        raise ConfigError(f'--device {device} needs a GPU, and torch finds none')
+    cfg = copy.deepcopy(cfg)
+    packed = use_packed(cfg, checkpoint) if checkpoint is not None else None
+    detector = build_detector(cfg)
+    if packed is not None:
+        detector.load_state_dict(packed['state_dict'])
+    return detector.to(device or ('cuda:0' if torch.cuda.is_available() else 'cpu'))

@@ -61,7 +61,7 @@ class SaverSummary:
 
         shown = [k for k in self.metrics if _headline(k)]
         shown = shown or [k for k, v in self.metrics.items() if isinstance(v, (int, float))][:3]
-        table = Table(title=f'{self.images} images, threshold {self.threshold:.6g}', caption_justify='left')
+        table = Table(title=f'{self.images} images, threshold {self.threshold:.6g}')
         table.add_column('', no_wrap=True)
         for head in ('GFLOPs', 'of base', 'handed over', *(_short(k, shown) for k in shown)):
             table.add_column(head, justify='right', no_wrap=True)
@@ -71,10 +71,6 @@ class SaverSummary:
         for name, gflops, handover, metrics in rows:
             table.add_row(name, _figure(gflops, '.3f'), _figure(gflops / self.base_gflops, '.1%'),
                           _figure(handover, '.1%'), *(_figure(metrics.get(k), '.3f') for k in shown))
-        if math.isfinite(self.saved):
-            saved = (f'saves {self.saved:.1%} of the GFLOPs of the base alone' if self.saved >= 0 else
-                     f'costs {-self.saved:.1%} more GFLOPs than the base alone')
-            table.caption = f'The cascade {saved}\n(1 multiply-add = 1; preprocessing and NMS not counted).'
         return table
 
     def print(self) -> None:
@@ -84,12 +80,17 @@ class SaverSummary:
         console = Console()
         console.print(self.table())
         for note in self.notes():
-            console.print(note, markup=False, highlight=False)
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
 
     def notes(self) -> list:
         """Sentences that belong under the table."""
-        notes = [f'{stage}: not in its GFLOPs, for want of a formula: {", ".join(ops)}'
-                 for stage, ops in self.uncounted_ops.items()]
+        notes = []
+        if math.isfinite(self.saved):
+            saved = (f'saves {self.saved:.1%} of the GFLOPs of the base alone' if self.saved >= 0 else
+                     f'costs {-self.saved:.1%} more GFLOPs than the base alone')
+            notes.append(f'The cascade {saved} (1 multiply-add = 1; preprocessing and NMS not counted).')
+        notes += [f'{stage}: not in its GFLOPs, for want of a formula: {", ".join(ops)}'
+                  for stage, ops in self.uncounted_ops.items()]
         if not math.isfinite(self.base_gflops):
             notes.append('what the base alone would cost is unknown: it is counted on images that are handed over, and '
                          'none was')

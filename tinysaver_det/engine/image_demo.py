@@ -1,0 +1,278 @@
+"""Run a cascade over images, folders and videos: what ``tools/image_demo.py`` does."""
+
+import contextlib
+import copy
+import itertools
+import json
+import os
+import os.path as osp
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Optional, Union
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..datasets.image_files import SUFFIXES, image_files
+from ..errors import ConfigError, ImageError
+from ..evaluation import SaverMetric
+from ..files import whole_file
+from ..models.packed import load_detector
+from ..report import SaverSummary
+from ..visualization import route_visualizer
+from .hooks.saver_summary_hook import summarise
+
+VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.ts')
+LOST = 100  # frames in a row that can't be read before the rest of a video is given up
+SHOWN = 10  # skipped pictures that are named on the terminal; the file names all
+
+
+@dataclass
+class Picture:
+    """One image of a folder or one frame of a video.
+
+    Attributes:
+        name: Path within the folder, or the frame's number in its video from 0.
+        image: Path, or the frame as (H, W, 3) uint8 BGR; None if it can't be read.
+    """
+
+    name: Union[str, int]
+    image: Union[str, np.ndarray, None]
+
+
+def image_demo(cfg: Config, source: str, checkpoint: Optional[str] = None, out_dir: str = 'outputs',
+               classes: Optional[Sequence[str]] = None, threshold: Optional[float] = None, batch_size: int = 8,
+               pred_score_thr: float = 0.3, device: Optional[str] = None, save_vis: bool = True,
+               save_pred: bool = True, show: bool = False, quiet: bool = False) -> SaverSummary:
+    """Detect in an image, a folder of images or a video, and draw what was found.
+
+    Writes, under ``out_dir``, the pictures or the video into ``vis/``, with a badge that says which stage answered;
+    and ``results.json`` with ``images`` (in order; each with ``file`` or ``frame``, ``stage``, ``confidence``,
+    ``gflops``, and ``labels``, ``scores``, ``bboxes`` as mmdet's DetInferencer gives them), ``skipped`` (``file`` or
+    ``frame`` and ``reason``), ``classes`` and ``totals`` (a :class:`~tinysaver_det.report.SaverSummary`).
+
+    Args:
+        cfg: Config of a TinySaverDetector; it stays as it is.
+        source: Path of an image, a folder (with the folders in it) or a video; or URL of an image.
+        checkpoint: A packed checkpoint of both stages.
+        out_dir: Folder for the output.
+        classes: The classes to detect, in place of all.
+        threshold: In place of the config's.
+        batch_size: Images per batch.
+        pred_score_thr: Boxes from this score up are drawn; the file has all.
+        device: Where to run; by default a GPU if there is one.
+        save_vis, save_pred: Whether to write pictures, and results.json.
+        show: Show each picture in a window too.
+        quiet: No progress.
+
+    Returns:
+        SaverSummary: The totals.
+
+    Raises:
+        ImageError: Nothing could be read. A picture among others that cannot be read is skipped, named and counted.
+        DataError: A folder without images.
+        ConfigError, CheckpointError, ClassesError: What of the rest doesn't fit.
+    """
+    if batch_size < 1:
+        raise ConfigError(f'--batch-size must be at least 1, but got {batch_size}')
+    cfg = copy.deepcopy(cfg)
+    total, pictures, fps = _open(source, out_dir)  # before the models, which take a while
+    model = cfg.get('model') or {}
+    if classes:
+        model['target_classes'] = tuple(classes)
+    if threshold is not None:
+        model['threshold'] = threshold
+    detector = load_detector(cfg, checkpoint, device)
+    drawing = None
+    if save_vis or show:
+        drawing = _Drawing(route_visualizer(cfg.get('visualizer'), detector.dataset_meta), osp.join(out_dir, 'vis'),
+                           source, fps, pred_score_thr, save_vis, show)
+    results, skipped, totals = [], [], _Totals(detector)
+    console = Console()
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with drawing or contextlib.nullcontext(), Progress(*columns, console=console, transient=True,
+                                         disable=quiet or not console.is_terminal) as progress:
+        task = progress.add_task(osp.basename(osp.normpath(source)), total=total)
+        while batch := list(itertools.islice(pictures, batch_size)):
+            for picture, sample in _detect(detector, batch, skipped):
+                totals.add(sample, picture)
+                results.append(_as_dict(picture, sample, fps is not None))
+                if drawing is not None:
+                    drawing.draw(picture, sample)
+            progress.advance(task, len(batch))
+        if not results:
+            reason = skipped[0][1] if skipped else 'it has no frames'
+            raise ImageError(f'none of {len(skipped)} pictures of {source} could be read; the first: {reason}'
+                             if len(skipped) > 1 else f'{source} cannot be used: {reason}')
+    summary = totals.summary()
+    written = [osp.join(out_dir, 'vis')] if save_vis else []
+    if save_pred:
+        path = osp.join(out_dir, 'results.json')
+        key = 'file' if fps is None else 'frame'
+        with whole_file(path) as f:
+            json.dump(dict(classes=detector.target_classes, totals=summary.to_dict(), images=results,
+                           skipped=[{key: p.name, 'reason': r} for p, r in skipped]), f)
+        written.append(path)
+    summary.print()
+    for line in _name_skipped(skipped, len(skipped) + len(results)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if written:
+        print('written to ' + ' and '.join(written))
+    return summary
+
+
+def _open(source, out_dir):
+    """How many pictures there are (None if unknown), the pictures, and the frame rate if it is a video."""
+    source = os.fspath(source)
+    if osp.isdir(source):
+        paths = image_files(source, skip=out_dir)
+        return len(paths), (Picture(osp.relpath(p, source), p) for p in paths), None
+    if '://' not in source and not osp.exists(source):
+        raise ImageError(f'{source} is not there: name an image, a folder of images or a video')
+    if not source.lower().endswith(VIDEO_SUFFIXES):
+        return 1, iter([Picture(osp.basename(source), source)]), None
+    video = cv2.VideoCapture(source)
+    if not video.isOpened():
+        raise ImageError(f'video {source} cannot be opened ({osp.getsize(source)} bytes): it is damaged or of a kind '
+                         f'that OpenCV does not decode')
+    count = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
+    return count or None, _frames(video, count), video.get(cv2.CAP_PROP_FPS) or 25.0
+
+
+def _frames(video, count) -> Iterator[Picture]:
+    """All frames; one that cannot be read comes without an image."""
+    lost = []
+    for i in itertools.count():
+        whole, frame = video.read()
+        if not whole:
+            lost.append(i)
+            if len(lost) > LOST or i >= count:
+                break
+            continue
+        yield from (Picture(k, None) for k in lost)
+        lost = []
+        yield Picture(i, frame)
+    video.release()
+    yield from (Picture(k, None) for k in range(lost[0], count))
+
+
+def _detect(detector, batch, skipped):
+    """The pictures of a batch that can be read, each with its data sample."""
+    def read(picture):
+        if picture.image is None:
+            return 'the frame cannot be decoded, or the video ends before it'
+        try:
+            return detector.stages['saver'].pipeline.read(picture.image)
+        except ImageError as e:
+            return str(e)
+
+    with ThreadPoolExecutor(min(len(batch), os.cpu_count() or 1)) as pool:
+        inputs = list(pool.map(read, batch))
+    skipped += [(p, i) for p, i in zip(batch, inputs) if isinstance(i, str)]
+    usable = [(p, i) for p, i in zip(batch, inputs) if not isinstance(i, str)]
+    with torch.no_grad():
+        samples = detector.test_step(pseudo_collate([i for _, i in usable])) if usable else []
+    return [(p, s) for (p, _), s in zip(usable, samples)]
+
+
+def _name_skipped(skipped, total):
+    """Lines that name the pictures that were skipped; frames in a row share one."""
+    groups = []
+    for picture, reason in skipped:
+        last = groups[-1] if groups else None
+        if last and isinstance(picture.name, int) and picture.name == last[1] + 1 and reason == last[2]:
+            last[1] = picture.name
+        else:
+            groups.append([picture.name, picture.name, reason])
+    lines = [f'skipped {"frame " if isinstance(first, int) else ""}{first}{"" if first == last else f" to {last}"}: '
+             f'{reason}' for first, last, reason in groups[:SHOWN]]
+    if len(groups) > SHOWN:
+        lines.append('... and more; all are in results.json under "skipped"')
+    return lines + [f'{len(skipped)} of {total} were skipped'] * bool(skipped)
+
+
+def _as_dict(picture, sample, is_frame):
+    found = sample.pred_instances
+    return {'frame' if is_frame else 'file': picture.name, 'stage': sample.stage, 'confidence': sample.confidence,
+            'gflops': sample.gflops, 'labels': found.labels.tolist(), 'scores': found.scores.tolist(),
+            'bboxes': found.bboxes.tolist()}
+
+
+class _Totals:
+    """What all pictures cost."""
+
+    def __init__(self, detector):
+        self._detector = detector
+        self._metric = SaverMetric()
+        self._metric.detector = detector
+        self._sizes = set()
+
+    def add(self, sample, picture):
+        values = {k: sample.get(k) for k in ('stage', 'confidence', 'gflops', 'saver_gflops', 'dropped_boxes',
+                                             'ori_shape')}
+        # What the base alone would cost is counted on one kept image of each size.
+        first = sample.stage == 'saver' and sample.ori_shape not in self._sizes
+        if first:
+            self._sizes.add(sample.ori_shape)
+        self._metric.process(None, [dict(values, img_path=picture.image if first else None)])
+
+    def summary(self):
+        with torch.no_grad():
+            metrics = self._metric.compute_metrics(self._metric.results)
+        return summarise(self._detector, {f'saver/{k}': v for k, v in metrics.items()})
+
+
+class _Drawing:
+    """Pictures to files, frames to a video; a video is whole or absent."""
+
+    def __init__(self, visualizer, folder, source, fps, score_thr, save, show):
+        self._visualizer, self._folder, self._fps = visualizer, folder, fps
+        self._score_thr, self._save, self._show = score_thr, save, show
+        self._video, self._part = None, None
+        self._name = osp.splitext(osp.basename(source))[0] + '.mp4'
+
+    def draw(self, picture, sample):
+        image = picture.image
+        image = mmcv.bgr2rgb(image) if isinstance(image, np.ndarray) else mmcv.imread(image, channel_order='rgb')
+        self._visualizer.add_datasample(str(picture.name), image, sample, draw_gt=False, show=self._show,
+                                        wait_time=0.01, pred_score_thr=self._score_thr)
+        if not self._save:
+            return
+        drawn = mmcv.rgb2bgr(self._visualizer.get_image())
+        if self._fps is not None:
+            self._writer(drawn.shape).write(drawn)
+            return
+        name = picture.name if picture.name.lower().endswith(SUFFIXES) else f'{picture.name}.jpg'
+        encoded = cv2.imencode(osp.splitext(name)[1], drawn)[1]
+        with whole_file(osp.join(self._folder, name), 'wb') as f:
+            f.write(encoded.tobytes())
+
+    def _writer(self, shape):
+        if self._video is None:
+            os.makedirs(self._folder, exist_ok=True)
+            handle, self._part = tempfile.mkstemp(prefix=f'.{self._name}.', suffix='.part.mp4', dir=self._folder)
+            os.close(handle)
+            self._video = cv2.VideoWriter(self._part, cv2.VideoWriter_fourcc(*'mp4v'), self._fps, shape[1::-1])
+            if not self._video.isOpened():
+                raise ConfigError('this OpenCV cannot write mp4 videos: use --no-save-vis')
+        return self._video
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *exc):
+        if self._video is not None:
+            self._video.release()
+            if kind is None:
+                os.chmod(self._part, 0o644)
+                os.replace(self._part, osp.join(self._folder, self._name))
+        if self._part is not None and osp.exists(self._part):
+            os.unlink(self._part)
