@@ -2,8 +2,10 @@ import io
 import json
 import math
 
+import pytest
 from rich.console import Console
 
+from tinysaver_det.errors import ConfigError
 from tinysaver_det.report import SaverSummary
 
 SUMMARY = dict(images=400, handover=0.25, gflops_per_image=2.5, saver_gflops=0.5, base_gflops=8.0, saved=0.6875,
@@ -24,12 +26,12 @@ def test_table_has_a_row_for_each_stage_and_the_cascade():
     assert rows['saver alone'] == ['0.500', '6.2%', '-', '0.250', '-']
     assert rows['base alone'] == ['8.000', '100.0%', '-', '0.333', '-']
     assert rows['cascade'] == ['2.500', '31.2%', '25.0%', '0.321', '0.500']
-    assert any('saves 68.8% of the GFLOPs' in line for line in lines)
+    assert any('saves 68.8% of the GFLOPs' in line for line in SaverSummary(**SUMMARY).notes())
     assert all(len(line) <= 80 for line in lines)
 
 
 def test_a_cascade_that_costs_more_says_so():
-    assert 'costs 10.0% more' in printed(SaverSummary(**{**SUMMARY, 'saved': -0.1}))
+    assert 'costs 10.0% more' in SaverSummary(**{**SUMMARY, 'saved': -0.1}).notes()[0]
 
 
 def test_json_has_the_documented_keys_and_null_for_what_is_unknown(tmp_path):
@@ -50,3 +52,15 @@ def test_notes_name_what_was_left_out():
     notes = SaverSummary(**SUMMARY, dropped_boxes=3, uncounted_ops=dict(base=['torchvision::roi_align'])).notes()
     assert any('base' in n and 'torchvision::roi_align' in n for n in notes)
     assert any('3 boxes' in n for n in notes)
+
+
+def test_plot(tmp_path):
+    summary = SaverSummary(**{**SUMMARY, 'metrics': {'coco/bbox_mAP': 0.29, 'coco/bbox_mAP_50': 0.5}, 'baselines': {
+        'saver': {'coco/bbox_mAP': 0.2}, 'base': {'coco/bbox_mAP': 0.3}}})
+    assert summary.headline == 'coco/bbox_mAP'
+    summary.plot(tmp_path / 'a.svg')
+    text = (tmp_path / 'a.svg').read_text()
+    assert all(words in text for words in ('saver: 0.200', 'base: 0.300', 'cascade: 0.290', 'GFLOPs per image'))
+    with pytest.raises(ConfigError, match='test with --baselines'):
+        SaverSummary(**{**SUMMARY, 'baselines': {}}).plot(tmp_path / 'b.png')
+    assert not (tmp_path / 'b.png').exists()

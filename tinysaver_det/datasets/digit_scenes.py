@@ -15,7 +15,8 @@ class DigitScenes(CocoDataset):
     :mod:`tinysaver_det.datasets.digits`.
 
     Args:
-        ann_file: ``SPLIT/annotations.json`` under ``data_root``, where the split is train, calibration or test.
+        ann_file: ``SPLIT/annotations.json`` under ``data_root``, with one of the splits
+            of :mod:`tinysaver_det.datasets.digits`.
         data_root: Folder that the data set is made in.
         images: How many scenes of the split to make; all by default.
         kwargs: As for mmdet's CocoDataset.
@@ -36,11 +37,12 @@ class DigitScenes(CocoDataset):
         return super().load_data_list()
 
     @staticmethod
-    def prepare(ann_file: str, data_root: str, images: Optional[int] = None, **kwargs) -> None:
+    def prepare(ann_file: str, data_root: str, images: Optional[int] = None, quiet: bool = False, **kwargs) -> None:
         """Make what the data set reads, for whoever needs the files before the data set is built.
 
         Args:
             ann_file, data_root, images: As above.
+            quiet: No word of what is being made.
             kwargs: The data set's other settings, not needed here.
         """
-        prepare_digits(data_root, osp.dirname(ann_file), images)
+        prepare_digits(data_root, osp.dirname(ann_file), images, quiet)

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -22,10 +23,32 @@ from ..errors import ConfigError, DataError
 
 CLASSES = ('1', '2', '3', '4', '5', '6', '7', '8', '9', '0')  # most frequent first
 SIZE = 256  # of a scene, in pixels
-EASY_SHARE = 2 / 3
 VERSION = 1  # of what is made: another one is made anew
-# Images of each split, the share of the scans that it is made from, and its seed.
-SPLITS = {'train': (4000, 0.6, 1), 'calibration': (1000, 0.2, 2), 'test': (1000, 0.2, 3)}
+EASY_SHARE = 2 / 3  # of the scenes
+
+
+class Split(NamedTuple):
+    """How a split is made.
+
+    Attributes:
+        images: Number of scenes.
+        scans: The scans of each class that it is made from, as shares: the first and the one behind the last.
+        easy_share: Share of easy scenes.
+        seed: Of the scenes.
+    """
+
+    images: int
+    scans: tuple[float, float]
+    easy_share: float
+    seed: int
+
+
+SPLITS = {
+    'train': Split(4000, (0.0, 0.6), EASY_SHARE, 1),
+    'calibration': Split(1000, (0.6, 0.8), EASY_SHARE, 2),
+    'test': Split(1000, (0.8, 1.0), EASY_SHARE, 3),
+    # More from the scans for training, mostly what a saver is to answer itself.
+    'train-easy': Split(4000, (0.0, 0.6), 0.85, 4)}
 ANNOTATIONS, IMAGES, MANIFEST = 'annotations.json', 'images', 'manifest.json'
 
 
@@ -37,7 +60,7 @@ def prepare_digits(root, split: str, images=None, quiet: bool = False) -> Path:
 
     Args:
         root: Folder of the data set.
-        split: 'train', 'calibration' or 'test'; no scan is in two of them.
+        split: One of :data:`SPLITS`. No scan is for training as well as for calibration or test.
         images: Number of scenes, the first of the split; all of it by default.
         quiet: No progress and no word of what is being made.
 
@@ -50,15 +73,17 @@ def prepare_digits(root, split: str, images=None, quiet: bool = False) -> Path:
     """
     if split not in SPLITS:
         raise ConfigError(f'the digits have no split {split!r}; there are: {", ".join(SPLITS)}')
-    images = SPLITS[split][0] if images is None else int(images)
+    images = SPLITS[split].images if images is None else int(images)
     root = Path(root).expanduser()
     folder = root / split
     wrong = _what_is_wrong(folder, images)
     if wrong is None:
         return folder
     console = Console(stderr=True)
-    if not quiet and folder.exists():
-        console.print(f'{folder}: {wrong}; making it anew', markup=False, highlight=False, soft_wrap=True)
+    if not quiet:
+        again = f'{folder}: {wrong}; making it anew'
+        console.print(again if folder.exists() else f'making {images} scenes of digits in {folder}', markup=False,
+                      highlight=False, soft_wrap=True)
     part = None
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -111,13 +136,13 @@ def _put_in_place(part, folder, images):
 def _make(folder, split, count, console, quiet):
     import cv2
 
-    _, _, seed = SPLITS[split]
+    seed, easy_share = SPLITS[split].seed, SPLITS[split].easy_share
     scans = load_scans(split)
     (folder / IMAGES).mkdir()
     images, annotations, digests = [], [], {}
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         for i in progress.track(range(count), description=f'making {count} scenes of digits'):
-            image, labels, boxes = scene(scans, np.random.RandomState([seed, i]))
+            image, labels, boxes = scene(scans, np.random.RandomState([seed, i]), easy_share)
             name = f'{i + 1:06d}.png'
             data = cv2.imencode('.png', image)[1].tobytes()
             (folder / IMAGES / name).write_bytes(data)
@@ -137,7 +162,7 @@ def load_scans(split: str) -> list:
     """The scans of a split.
 
     Args:
-        split: 'train', 'calibration' or 'test'.
+        split: One of :data:`SPLITS`.
 
     Returns:
         list[ndarray]: For each of :data:`CLASSES`, (N, 8, 8) float64 in [0, 1], 1 = ink.
@@ -154,28 +179,24 @@ def load_scans(split: str) -> list:
     for name in CLASSES:
         of_class = digits.images[digits.target == int(name)] / 16
         order = np.random.RandomState(0).permutation(len(of_class))
-        start = 0.0
-        for other, (_, share, _) in SPLITS.items():
-            if other == split:
-                break
-            start += share
-        first, last = (round(len(of_class) * s) for s in (start, start + share))
+        first, last = (round(len(of_class) * share) for share in SPLITS[split].scans)
         scans.append(of_class[order[first:last]])
     return scans
 
 
-def scene(scans, random: np.random.RandomState):
+def scene(scans, random: np.random.RandomState, easy_share: float = EASY_SHARE):
     """Make one scene.
 
     Args:
         scans: As :func:`load_scans` returns them.
         random: Where its chances come from.
+        easy_share: Chance of an easy one.
 
     Returns:
         tuple: The image (256, 256) uint8, dark ink on light paper; labels (N,), indices into :data:`CLASSES`; and
         boxes (N, 4) int, x, y, width and height of each digit's ink.
     """
-    if random.uniform() < EASY_SHARE:
+    if random.uniform() < easy_share:
         difficulty = random.uniform(0, 0.15)
         count = random.randint(1, 3)
     else:

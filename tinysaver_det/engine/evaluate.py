@@ -36,7 +36,8 @@ def evaluate(cfg: Config,
         cfg: A config whose model is a TinySaverDetector; it stays as it is.
         checkpoint: A packed checkpoint; the stages' own are then not read.
         threshold: In place of the config's.
-        baselines: Also evaluate the saver alone and the base alone, in the same run.
+        baselines: Also evaluate the saver alone and the base alone, in the same run (as does a config whose
+            ``test_evaluator`` is a StagesEvaluator).
         out: A pickle file for the predictions (mmdet's DumpDetResults).
         json_file: A file for the summary, beside ``saver_summary.json`` in the work dir.
         quiet: No progress and no log lines; the table remains.
@@ -50,7 +51,6 @@ def evaluate(cfg: Config,
     require_cascade(cfg)
     cfg = copy.deepcopy(cfg)
     cfg.work_dir = cfg.get('work_dir') or 'work_dirs/tinysaver'
-    cfg.model.keep_stages = baselines
     for path in (json_file, out):
         if path is not None and osp.isdir(path):
             raise ConfigError(f'{path} is a folder: name a file to write')
@@ -58,8 +58,9 @@ def evaluate(cfg: Config,
         cfg.model.threshold = threshold
     if cfg.get('test_dataloader') is None:
         raise ConfigError('the config has no test_dataloader: base it on configs/_base_/coco_detection.py')
+    baselines |= type_name(cfg.get('test_evaluator') or {}) == 'StagesEvaluator'
     _fill_in(cfg)
-    _prepare_data(cfg)
+    _prepare_data(cfg, quiet)
     _check_annotations(cfg)
     if checkpoint is not None:
         use_packed(cfg, checkpoint)
@@ -141,14 +142,14 @@ def _fill_in(cfg):
         pipeline[0]['type'] = 'LoadWholeImage'
 
 
-def _prepare_data(cfg):
+def _prepare_data(cfg, quiet):
     """Let a data set that makes its own files make them, since they are read before it is built."""
     dataset = cfg.test_dataloader.dataset
     kind = dataset.get('type')
     with scope_of(cfg):
         kind = kind if isinstance(kind, type) else DATASETS.get(kind)
     if hasattr(kind, 'prepare'):
-        kind.prepare(**{k: v for k, v in dataset.items() if k != 'type'})
+        kind.prepare(**{k: v for k, v in dataset.items() if k != 'type'}, quiet=quiet)
 
 
 def _check_annotations(cfg):

@@ -15,7 +15,8 @@ from .saver_metric import SaverMetric
 class StagesEvaluator(Evaluator):
     """An evaluator whose data set metrics also see each stage's own boxes.
 
-    Needs a detector with ``keep_stages=True``. The metrics of the stages alone are named
+    Needs a detector that keeps both stages' boxes (``keep_stages``), as
+    :class:`~tinysaver_det.engine.SaverSummaryHook` lets it do. The metrics of the stages alone are named
     ``baselines/saver/...`` and ``baselines/base/...``.
 
     Args:

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from mmengine.logging import print_log
@@ -11,7 +12,9 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from ..compat.checkpoints import allow_mmengine_checkpoints
 from ..errors import CheckpointError
+from ..names import close_to
 
+SHIPPED = 'tinysaver://'  # begins the name of weights that are part of this package
 SHOWN = 10  # keys of each kind in a message; the error object has them all
 
 
@@ -22,7 +25,8 @@ def read_checkpoint(source: str) -> dict:
     mmengine's loader.
 
     Args:
-        source: A path, or a URL of any kind that mmengine knows (downloaded once, into torch's cache).
+        source: A path, ``tinysaver://NAME`` for weights of this package, or a URL of any kind that mmengine knows
+            (downloaded once, into torch's cache).
 
     Returns:
         dict: With ``state_dict`` (``module.`` prefixes of parallel training removed) and ``meta``.
@@ -31,6 +35,8 @@ def read_checkpoint(source: str) -> dict:
         CheckpointError: Not there, damaged, or no checkpoint.
     """
     weights_only = allow_mmengine_checkpoints()
+    if str(source).startswith(SHIPPED):
+        source = shipped_weights(source)
     try:
         if '://' in str(source):
             checkpoint = CheckpointLoader.load_checkpoint(str(source), map_location='cpu', logger='silent')
@@ -48,6 +54,31 @@ def read_checkpoint(source: str) -> dict:
     state = {re.sub(r'^module\.', '', k): v for k, v in state.items()}
     meta = checkpoint.get('meta') if 'state_dict' in checkpoint else None
     return dict(state_dict=state, metadata=metadata, meta=meta or {})
+
+
+def shipped_weights(name: str) -> str:
+    """The path of weights that are part of this package.
+
+    Args:
+        name: ``tinysaver://NAME``.
+
+    Raises:
+        CheckpointError: They are not there.
+    """
+    folder = Path(__file__).parents[1] / 'weights'
+    path = folder / name[len(SHIPPED):]
+    if not path.is_file():
+        there = sorted(p.name for p in folder.glob('*.pth'))
+        raise CheckpointError(f'weights {name} are missing from this installation: {folder} has '
+                              f'{", ".join(there) or "none"}{close_to(path.name, there)}; install tinysaver_det again '
+                              f'from a whole checkout, or train them with tools/train_demo.py')
+    return str(path)
+
+
+@CheckpointLoader.register_scheme(prefixes=SHIPPED, force=True)
+def _load_shipped(filename, map_location=None, logger=None):
+    """For mmengine's and mmdet's own tools."""
+    return torch.load(shipped_weights(filename), map_location=map_location, weights_only=allow_mmengine_checkpoints())
 
 
 def load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str, strict: bool = True,

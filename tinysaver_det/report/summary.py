@@ -5,8 +5,10 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Optional
 
+from ..errors import ConfigError
 from ..files import whole_file
 
+HEADLINES = ('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_75', 'segm_mAP', 'mAP')
 COST_KEYS = ('images', 'handover', 'gflops_per_image', 'saver_gflops', 'base_gflops', 'saved')
 
 
@@ -59,7 +61,7 @@ class SaverSummary:
         """A rich table: a row for the saver alone, the base alone and the cascade."""
         from rich.table import Table
 
-        shown = [k for k in self.metrics if _headline(k)]
+        shown = [k for k in self.metrics if k.split('/')[-1] in HEADLINES]
         shown = shown or [k for k, v in self.metrics.items() if isinstance(v, (int, float))][:3]
         table = Table(title=f'{self.images} images, threshold {self.threshold:.6g}')
         table.add_column('', no_wrap=True)
@@ -72,6 +74,49 @@ class SaverSummary:
             table.add_row(name, _figure(gflops, '.3f'), _figure(gflops / self.base_gflops, '.1%'),
                           _figure(handover, '.1%'), *(_figure(metrics.get(k), '.3f') for k in shown))
         return table
+
+    @property
+    def headline(self) -> Optional[str]:
+        """The first of the metrics that a table shows, such as 'coco/bbox_mAP'; None without metrics."""
+        return next((k for k in self.metrics if k.split('/')[-1] in HEADLINES), None)
+
+    def plot(self, path) -> None:
+        """Draw the headline metric against GFLOPs: saver, base and cascade; the file is whole or absent.
+
+        Needs the figures of the stages alone. The dotted line is where a cascade would lie that hands over images at
+        random: from the saver to the base's metric at the cost of both.
+
+        Args:
+            path: A file whose suffix matplotlib knows (.png, .svg, .pdf).
+
+        Raises:
+            ConfigError: The stages alone were not evaluated.
+        """
+        from matplotlib.figure import Figure
+
+        key = self.headline
+        if any(key not in self.baselines.get(s, {}) for s in ('saver', 'base')):
+            raise ConfigError('a plot needs the metrics of both stages alone: test with --baselines')
+        points = (('saver', self.saver_gflops, self.baselines['saver'][key], '#2e7d32', 's'),
+                  ('base', self.base_gflops, self.baselines['base'][key], '#d84315', 'D'),
+                  ('cascade', self.gflops_per_image, self.metrics[key], '#1a237e', 'o'))
+        figure = Figure(figsize=(6, 3.6), layout='constrained')
+        axes = figure.subplots()
+        axes.plot([self.saver_gflops, self.saver_gflops + self.base_gflops], [points[0][2], points[1][2]], ':',
+                  color='grey', label='handed over at random', zorder=1)
+        for name, gflops, value, color, marker in points:
+            axes.scatter(gflops, value, s=70, color=color, marker=marker, zorder=2)
+            text = f'{name}: {value:.3f} at {gflops:.3g}'
+            axes.annotate(text, (gflops, value), (0, 9 if name != 'saver' else -16), textcoords='offset points',
+                          ha='left' if name == 'saver' else 'right' if name == 'base' else 'center', color=color)
+        axes.axhline(points[1][2], color='#d84315', linewidth=0.6, alpha=0.5, zorder=0)
+        axes.set(xlabel='GFLOPs per image (1 multiply-add = 1)', ylabel=_short(key, [key]), xlim=(0, None))
+        axes.margins(y=0.2)
+        axes.set_title(f'{self.images} images, {self.handover:.1%} handed over, {self.saved:.1%} of the GFLOPs saved',
+                       fontsize=10)
+        axes.legend(loc='lower right', frameon=False)
+        with whole_file(path, 'wb') as f:
+            figure.savefig(f, format=str(path).rsplit('.', 1)[-1], dpi=150)
 
     def print(self) -> None:
         """Print the table and the notes to standard output."""
@@ -103,10 +148,6 @@ def _short(key, shown):
     """A metric's name without what all shown names share."""
     name = key.split('/')[-1]
     return name[len('bbox_'):] if all(k.split('/')[-1].startswith('bbox_') for k in shown) else name
-
-
-def _headline(key):
-    return key.split('/')[-1] in ('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_75', 'segm_mAP', 'mAP')
 
 
 def _figure(value, form):

@@ -9,7 +9,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 
 from ...cost import parameters
-from ...evaluation import SaverMetric
+from ...evaluation import SaverMetric, StagesEvaluator
 from ...report import SaverSummary
 from ...report.summary import COST_KEYS
 from .target_classes_hook import unwrap
@@ -19,13 +19,19 @@ from .target_classes_hook import unwrap
 class SaverSummaryHook(Hook):
     """At the end of a test: one table, ``saver_summary.json`` in the work dir, scalars to the visualisers.
 
-    Needs :class:`~tinysaver_det.evaluation.SaverMetric` among the evaluator's metrics, and gives it the detector.
+    Needs :class:`~tinysaver_det.evaluation.SaverMetric` among the evaluator's metrics, and gives it the detector. With
+    a :class:`~tinysaver_det.evaluation.StagesEvaluator` it lets the detector keep what each stage found, and draws
+    ``saver_summary.png``.
     """
 
     priority = 'LOW'  # after the logger's own lines
 
     def before_test_epoch(self, runner) -> None:
         self._give_detector(runner, runner.test_evaluator)
+        detector = unwrap(runner.model)
+        self._kept = getattr(detector, 'keep_stages', False)
+        if isinstance(runner.test_evaluator, StagesEvaluator):
+            detector.keep_stages = True
 
     def before_val_epoch(self, runner) -> None:
         self._give_detector(runner, runner.val_evaluator)
@@ -38,13 +44,18 @@ class SaverSummaryHook(Hook):
     @master_only
     def after_test_epoch(self, runner, metrics: Optional[dict[str, float]] = None) -> None:
         detector = unwrap(runner.model)
+        detector.keep_stages = self._kept
         summary = summarise(detector, metrics or {})
         if summary is None:
             return
         path = osp.join(runner.work_dir, 'saver_summary.json')
         summary.save(path)
+        files = [path]
+        if summary.headline in summary.baselines.get('saver', {}):
+            files.append(osp.join(runner.work_dir, 'saver_summary.png'))
+            summary.plot(files[-1])
         summary.print()
-        print(f'written to {path}')
+        print(f'written to {" and ".join(files)}')
         runner.visualizer.add_scalars({k: v for k, v in metrics.items()
                                        if isinstance(v, (int, float)) and math.isfinite(v)})
 

@@ -1,0 +1,41 @@
+#!/usr/bin/env python3
+"""Train the two detectors of the embedded demo on the CPU and choose the threshold; see configs/demo/README.md."""
+
+import argparse
+import os.path as osp
+
+import tinysaver_det.compat  # noqa: F401  (before anything of mmdet)
+
+CONFIGS = dict(saver=['digits_saver.py', 'digits_saver_easy.py'], base=['digits_base.py'])
+ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--stages', nargs='*', choices=[*CONFIGS], default=[*CONFIGS],
+                        help='which to train (default: both; none: only choose the threshold)')
+    parser.add_argument('--weights', default=osp.join(ROOT, 'tinysaver_det', 'weights'),
+                        help='folder for the weights (default: where the demo takes them from)')
+    parser.add_argument('--work-dir', default='work_dirs/demo', help='folder for logs and checkpoints')
+    parser.add_argument('--max-drop', type=float, default=0.003,
+                        help='accepted loss of mAP on the calibration split (default 0.003)')
+    parser.add_argument('--quiet', action='store_true', help='no progress')
+    args = parser.parse_args(argv)
+    from tinysaver_det.engine.command import one_sentence, read_config
+
+    with one_sentence():
+        from tinysaver_det.engine.train_demo import choose_operating_point, train_stage
+
+        configs = osp.join(ROOT, 'configs', 'demo')
+        paths = {name: osp.join(args.weights, f'digits_{name}.pth') for name in CONFIGS}
+        for name in args.stages:
+            train_stage([osp.join(configs, c) for c in CONFIGS[name]], osp.join(args.work_dir, name), paths[name])
+        cfg = read_config(osp.join(configs, 'digits_tinysaver.py'),
+                          {f'model.{name}.checkpoint': path for name, path in paths.items()})
+        point = choose_operating_point(cfg, args.max_drop, args.quiet)
+        print(f'for configs/demo/digits_tinysaver.py: confidence={point["confidence"]}, '
+              f'threshold={point["threshold"]:.4g}')
+
+
+if __name__ == '__main__':
+    main()
