@@ -17,8 +17,8 @@ def main(argv=None):
     parser.add_argument('--weights', default=osp.join(ROOT, 'tinysaver_det', 'weights'),
                         help='folder for the weights (default: where the demo takes them from)')
     parser.add_argument('--work-dir', default='work_dirs/demo', help='folder for logs and checkpoints')
-    parser.add_argument('--max-drop', type=float, default=0.003,
-                        help='accepted loss of mAP on the calibration split (default 0.003)')
+    parser.add_argument('--max-drop', type=float, default=0.001,
+                        help='accepted loss of mAP on the calibration split (default 0.001)')
     parser.add_argument('--quiet', action='store_true', help='no progress')
     args = parser.parse_args(argv)
     from tinysaver_det.engine.command import one_sentence, read_config
@@ -33,8 +33,7 @@ def main(argv=None):
         cfg = read_config(osp.join(configs, 'digits_tinysaver.py'),
                           {f'model.{name}.checkpoint': path for name, path in paths.items()})
         point = choose_operating_point(cfg, args.max_drop, args.quiet)
-        print(f'for configs/demo/digits_tinysaver.py: confidence={point["confidence"]}, '
-              f'threshold={point["threshold"]:.4g}')
+        print(f'for configs/demo/digits_tinysaver.py: threshold={point["threshold"]}')
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ saver = dict(config='{{ fileDirname }}/digits_saver.py', checkpoint='tinysaver:/
 base = dict(config='{{ fileDirname }}/digits_base.py', checkpoint='tinysaver://digits_base.pth')
 
 # Chosen on the calibration split, which neither stage was trained on: see README.md beside this file.
-model = dict(saver=saver, base=base, confidence=dict(type='BoxEntropy'), threshold=0.6)
+model = dict(saver=saver, base=base, confidence=dict(type='BoxEntropy'), threshold=0.4856)
 
 test_pipeline = [dict(type='LoadImageFromFile'), dict(type='StagePipeline', **saver)]
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

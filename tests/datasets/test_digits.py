@@ -93,6 +93,14 @@ def test_damage_is_mended(tmp_path, damage, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ['test']
 
 
+def test_what_is_not_ours_stays(tmp_path):
+    (tmp_path / 'test').mkdir()
+    (tmp_path / 'test' / 'precious.jpg').write_bytes(b'x')
+    with pytest.raises(DataError, match='holds something else than scenes of digits'):
+        prepare_digits(tmp_path, 'test', 2)
+    assert (tmp_path / 'test' / 'precious.jpg').read_bytes() == b'x'
+
+
 def test_two_at_once(tmp_path):
     wrong = []
 

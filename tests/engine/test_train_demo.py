@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tinysaver_det.engine.train_demo import _Routed, choose_operating_point, halve
-from tinysaver_det.errors import CheckpointError
+from tinysaver_det.errors import CheckpointError, ConfigError
 from tinysaver_det.models import Stage
 from tinysaver_det.models.checkpoint import read_checkpoint
 
@@ -55,8 +55,10 @@ def test_the_cheapest_point_within_the_loss_is_chosen(config, capsys):
     cfg.val_dataloader = cfg.test_dataloader
     point = choose_operating_point(cfg, max_drop=1.0, quiet=True)
     assert point['handover'] == 0 and point['gflops'] > 0  # anything will do, so nothing is handed over
-    assert set(point) == {'confidence', 'threshold', 'handover', 'gflops', 'mAP', 'saver', 'base'}
-    assert 'not cheaper' in capsys.readouterr().out
+    assert set(point) == {'threshold', 'handover', 'gflops', 'mAP', 'saver', 'base'}
+    assert 'handed over' in capsys.readouterr().out
+    with pytest.raises(ConfigError, match='no threshold comes within -1.0 mAP of the base'):
+        choose_operating_point(cfg, max_drop=-1.0, quiet=True)
 
 
 def test_half_precision(tmp_path):

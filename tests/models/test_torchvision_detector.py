@@ -16,6 +16,7 @@ from tinysaver_det.errors import CheckpointError, ConfigError
 from tinysaver_det.models import Stage, TorchvisionDetector
 from tinysaver_det.models.nan_watch import NanWatch, heads_of
 from tinysaver_det.models.packed import build_detector, pack_checkpoint, use_packed
+from tinysaver_det.models.torchvision_detector import NO_EPSILON
 
 from ..conftest import predict
 
@@ -39,9 +40,15 @@ def build(builder=SSDLITE, seed=0, **kwargs):
 
 
 def torchvisions_own(builder, seed=0, num_classes=91, **options):
+    """As torchvision builds it for its published weights, with random ones in their place."""
     torch.manual_seed(seed)
-    return torchvision.models.get_model(builder, weights=None, weights_backbone=None, num_classes=num_classes,
-                                        **options).eval()
+    model = torchvision.models.get_model(builder, weights=None, weights_backbone=None, num_classes=num_classes,
+                                         **options).eval()
+    if builder in NO_EPSILON and num_classes == 91:
+        for module in model.backbone.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eps = 0.0
+    return model
 
 
 @torch.no_grad()
@@ -91,6 +98,25 @@ def test_an_image_has_the_same_boxes_alone_and_in_a_batch(photos):
         torch.testing.assert_close(alone.pred_instances.bboxes, sample.pred_instances.bboxes, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize('builder', ['fasterrcnn_resnet50_fpn', 'retinanet_resnet50_fpn', 'fasterrcnn_resnet50_fpn_v2'])
+def test_norms_are_those_of_the_published_weights(builder, tmp_path, monkeypatch, photos):
+    """With published weights torchvision freezes the norms, and for some of them takes their epsilon away."""
+    import torchvision.models._api as api
+
+    options = dict(min_size=200, **({'score_thresh': 0.005} if 'retina' in builder else {'box_score_thresh': 0.0}))
+    model = build(builder, seed=3, options=options)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    state = {k[len('model.'):]: v for k, v in model.state_dict().items()}
+    monkeypatch.setattr(api.WeightsEnum, 'get_state_dict', lambda self, *args, **kwargs: {
+        k: v for k, v in state.items() if builder.endswith('v2') or not k.endswith('num_batches_tracked')})
+    own = torchvision.models.get_model(builder, weights='COCO_V1', **options).eval()
+    for sample, found in zip(detect(model, photos.paths[:1]), detect_directly(own, photos.paths[:1])):
+        scores = found['scores'][:20]
+        torch.testing.assert_close(sample.pred_instances.scores[:20], scores, rtol=0, atol=1e-3)
+
+
 def test_labels_are_those_of_mmdets_coco():
     from mmdet.datasets import CocoDataset
 
@@ -123,6 +149,10 @@ def test_own_classes_and_torchvisions_weight_files(tmp_path, photos):
         torch.testing.assert_close(sample.pred_instances.bboxes, found['boxes'], rtol=0, atol=1e-4)
         assert torch.equal(sample.pred_instances.labels, found['labels'] - 1)
     assert stage.classes == ('cat', 'dog') and stage.loaded
+    import argparse
+
+    torch.save(dict(model=own.state_dict(), args=argparse.Namespace(lr=1)), tmp_path / 'reference.pth')
+    build(weights=str(tmp_path / 'reference.pth'), classes=['cat', 'dog'])  # as its training scripts write it
     with pytest.raises(CheckpointError, match=r'own.pth of saver does not fit: .* of another shape'):
         Stage('saver', dict(model=dict(config, classes=['cat']), test_pipeline=PIPELINE, checkpoint=str(path)))
     with pytest.raises(CheckpointError, match='gone.pth is not there'):
@@ -179,6 +209,7 @@ def test_a_nan_is_noticed(photos):
     (dict(weights='COCO_V2'), r"'COCO_V2' are no weights of ssdlite320_mobilenet_v3_large \(did you mean 'COCO_V1'"),
     (dict(options=dict(score_treshold=1)), "'score_treshold' is not an option of .*did you mean 'score_thresh'"),
     (dict(options=dict(nms_thresh=2, size=3)), 'cannot build ssdlite320_mobilenet_v3_large with options'),
+    (dict(classes='car'), "must be a list of names, but got the string 'car'"),
     (dict(backbone=dict(type='ResNet')), 'backbone cannot be set'),
 ])
 def test_settings_that_are_refused(settings, sentence):

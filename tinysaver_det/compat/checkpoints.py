@@ -3,9 +3,10 @@
 They hold the training log beside the weights: a ``HistoryBuffer`` of numpy scalars, and in it references to its own
 methods. These types run no code of a stranger when they are unpickled, so they are added to torch's list of safe
 ones. ``getattr``, by which pickle names a method, is not: a function stands for it that knows ``HistoryBuffer``'s
-methods and nothing else.
+methods and nothing else. torchvision's reference scripts store their arguments, an ``argparse.Namespace``.
 """
 
+import argparse
 import pickle
 
 
@@ -28,7 +29,8 @@ def allow_mmengine_checkpoints() -> bool:
              for module in ('numpy.core.multiarray', 'numpy._core.multiarray')]
     dtypes = {type(np.dtype(t)) for t in (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)}
     named += [(_history_buffer_method, name) for name in ('builtins.getattr', '__builtin__.getattr', 'getattr')]
-    torch.serialization.add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, *sorted(dtypes, key=str), *named])
+    torch.serialization.add_safe_globals([HistoryBuffer, argparse.Namespace, np.ndarray, np.dtype,
+                                          *sorted(dtypes, key=str), *named])
     return True
 
 

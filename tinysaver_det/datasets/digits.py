@@ -7,6 +7,8 @@ are easy (few large clear digits); the others hold more digits that are small, f
 noise and strokes that are no digits. Class frequency falls as in Zipf's law.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -69,7 +71,7 @@ def prepare_digits(root, split: str, images=None, quiet: bool = False) -> Path:
 
     Raises:
         ConfigError: An unknown split.
-        DataError: scikit-learn is missing, or the folder cannot be written.
+        DataError: scikit-learn is missing, or the folder cannot be written or holds something else.
     """
     if split not in SPLITS:
         raise ConfigError(f'the digits have no split {split!r}; there are: {", ".join(SPLITS)}')
@@ -79,6 +81,9 @@ def prepare_digits(root, split: str, images=None, quiet: bool = False) -> Path:
     wrong = _what_is_wrong(folder, images)
     if wrong is None:
         return folder
+    if folder.exists() and not (folder / MANIFEST).exists() and not _looks_made(folder):
+        raise DataError(f'{folder} is there and holds something else than scenes of digits: name another folder as '
+                        f'data_root')
     console = Console(stderr=True)
     if not quiet:
         again = f'{folder}: {wrong}; making it anew'
@@ -99,6 +104,12 @@ def prepare_digits(root, split: str, images=None, quiet: bool = False) -> Path:
     return folder
 
 
+def _looks_made(folder):
+    """Whether a folder holds nothing but what a split holds, if maybe damaged."""
+    return folder.is_dir() and {p.name for p in folder.iterdir()} <= {ANNOTATIONS, IMAGES, MANIFEST} and all(
+        p.suffix == '.png' and p.stem.isdigit() for p in (folder / IMAGES).glob('*'))
+
+
 def _what_is_wrong(folder, images):
     """Why a split's folder can't be used, or None."""
     try:
@@ -116,18 +127,21 @@ def _what_is_wrong(folder, images):
 
 
 def _put_in_place(part, folder, images):
-    for _ in range(3):
+    for _ in range(5):
         try:
             os.rename(part, folder)
             return
-        except OSError:
-            if not folder.exists():
+        except FileExistsError:
+            pass
+        except OSError as e:
+            if e.errno != errno.ENOTEMPTY:
                 raise
         if _what_is_wrong(folder, images) is None:  # another process was faster
             return
         old = Path(tempfile.mkdtemp(prefix='.old.', suffix='.part', dir=folder.parent))
         try:
-            os.rename(folder, old / folder.name)
+            with contextlib.suppress(FileNotFoundError):  # another process is mending it too
+                os.rename(folder, old / folder.name)
         finally:
             shutil.rmtree(old, ignore_errors=True)
     os.rename(part, folder)

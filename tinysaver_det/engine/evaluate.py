@@ -58,7 +58,8 @@ def evaluate(cfg: Config,
         cfg.model.threshold = threshold
     if cfg.get('test_dataloader') is None:
         raise ConfigError('the config has no test_dataloader: base it on configs/_base_/coco_detection.py')
-    baselines |= type_name(cfg.get('test_evaluator') or {}) == 'StagesEvaluator'
+    evaluator = cfg.get('test_evaluator')
+    baselines |= isinstance(evaluator, dict) and type_name(evaluator) == 'StagesEvaluator'
     _fill_in(cfg)
     _prepare_data(cfg, quiet)
     _check_annotations(cfg)

@@ -83,6 +83,7 @@ def image_demo(cfg: Config, source: str, checkpoint: Optional[str] = None, out_d
     """
     if batch_size < 1:
         raise ConfigError(f'--batch-size must be at least 1, but got {batch_size}')
+    _check_output(source, out_dir)
     cfg = copy.deepcopy(cfg)
     total, pictures, fps = _open(source, out_dir)  # before the models, which take a while
     model = cfg.get('model') or {}
@@ -122,18 +123,30 @@ def image_demo(cfg: Config, source: str, checkpoint: Optional[str] = None, out_d
                            skipped=[{key: p.name, 'reason': r} for p, r in skipped]), f)
         written.append(path)
     summary.print()
-    for line in _name_skipped(skipped, len(skipped) + len(results)):
+    for line in _name_skipped(skipped, len(skipped) + len(results), SHOWN if save_pred else len(skipped)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if written:
         print('written to ' + ' and '.join(written))
     return summary
 
 
+def _check_output(source, out_dir):
+    """Refuse an output folder that can't be written, or that would take the place of the input."""
+    there = osp.abspath(out_dir)
+    while not osp.exists(there):
+        there = osp.dirname(there)
+    if not osp.isdir(there) or not os.access(there, os.W_OK) or osp.isdir(osp.join(out_dir, 'results.json')):
+        raise ConfigError(f'--out-dir {out_dir} cannot be written to: name another folder')
+    vis, real = osp.realpath(osp.join(out_dir, 'vis')), osp.realpath(source)
+    if osp.commonpath([vis, real]) == vis:
+        raise ConfigError(f'{source} lies in {vis}, where the pictures would be written: name another --out-dir')
+
+
 def _open(source, out_dir):
     """How many pictures there are (None if unknown), the pictures, and the frame rate if it is a video."""
     source = os.fspath(source)
     if osp.isdir(source):
-        paths = image_files(source, skip=out_dir)
+        paths = image_files(source, skip=[out_dir, osp.join(out_dir, 'vis')])
         return len(paths), (Picture(osp.relpath(p, source), p) for p in paths), None
     if '://' not in source and not osp.exists(source):
         raise ImageError(f'{source} is not there: name an image, a folder of images or a video')
@@ -141,8 +154,7 @@ def _open(source, out_dir):
         return 1, iter([Picture(osp.basename(source), source)]), None
     video = cv2.VideoCapture(source)
     if not video.isOpened():
-        raise ImageError(f'video {source} cannot be opened ({osp.getsize(source)} bytes): it is damaged or of a kind '
-                         f'that OpenCV does not decode')
+        raise ImageError(f'video {source} cannot be opened: it is damaged or of a kind that OpenCV does not decode')
     count = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
     return count or None, _frames(video, count), video.get(cv2.CAP_PROP_FPS) or 25.0
 
@@ -183,7 +195,7 @@ def _detect(detector, batch, skipped):
     return [(p, s) for (p, _), s in zip(usable, samples)]
 
 
-def _name_skipped(skipped, total):
+def _name_skipped(skipped, total, shown):
     """Lines that name the pictures that were skipped; frames in a row share one."""
     groups = []
     for picture, reason in skipped:
@@ -193,8 +205,8 @@ def _name_skipped(skipped, total):
         else:
             groups.append([picture.name, picture.name, reason])
     lines = [f'skipped {"frame " if isinstance(first, int) else ""}{first}{"" if first == last else f" to {last}"}: '
-             f'{reason}' for first, last, reason in groups[:SHOWN]]
-    if len(groups) > SHOWN:
+             f'{reason}' for first, last, reason in groups[:shown]]
+    if len(groups) > shown:
         lines.append('... and more; all are in results.json under "skipped"')
     return lines + [f'{len(skipped)} of {total} were skipped'] * bool(skipped)
 
@@ -236,7 +248,7 @@ class _Drawing:
     def __init__(self, visualizer, folder, source, fps, score_thr, save, show):
         self._visualizer, self._folder, self._fps = visualizer, folder, fps
         self._score_thr, self._save, self._show = score_thr, save, show
-        self._video, self._part = None, None
+        self._video, self._part, self._frames = None, None, 0
         self._name = osp.splitext(osp.basename(source))[0] + '.mp4'
 
     def draw(self, picture, sample):
@@ -249,6 +261,7 @@ class _Drawing:
         drawn = mmcv.rgb2bgr(self._visualizer.get_image())
         if self._fps is not None:
             self._writer(drawn.shape).write(drawn)
+            self._frames += 1
             return
         name = picture.name if picture.name.lower().endswith(SUFFIXES) else f'{picture.name}.jpg'
         encoded = cv2.imencode(osp.splitext(name)[1], drawn)[1]
@@ -272,7 +285,16 @@ class _Drawing:
         if self._video is not None:
             self._video.release()
             if kind is None:
+                self._check_whole()
                 os.chmod(self._part, 0o644)
                 os.replace(self._part, osp.join(self._folder, self._name))
         if self._part is not None and osp.exists(self._part):
             os.unlink(self._part)
+
+    def _check_whole(self):
+        """OpenCV's writer says nothing of a full disk."""
+        written = int(cv2.VideoCapture(self._part).get(cv2.CAP_PROP_FRAME_COUNT))
+        if written != self._frames:
+            os.unlink(self._part)
+            raise ImageError(f'only {written} of {self._frames} frames of the video could be written to '
+                             f'{self._folder}: free some space')

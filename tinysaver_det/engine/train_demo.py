@@ -17,12 +17,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ..confidence import CONFIDENCES
 from ..errors import CheckpointError, ConfigError
 from ..files import whole_file
 from ..models.checkpoint import read_checkpoint
 from ..models.packed import load_detector
-from ..models.stage import to_detections
 from ..models.tinysaver_detector import STAGES
 from ..stage_config import scope_of
 
@@ -42,6 +40,7 @@ def train_stage(configs: Sequence[str], work_dir: str, path: str) -> None:
         cfg = Config.fromfile(config)
         cfg.work_dir = osp.join(work_dir, osp.splitext(osp.basename(config))[0])
         cfg.load_from = checkpoint
+        cfg.visualizer.name = osp.basename(cfg.work_dir)  # each with its own folder for scalars
         Runner.from_cfg(cfg).train()
         epochs.append(cfg.train_cfg.max_epochs)
         with open(osp.join(cfg.work_dir, 'last_checkpoint')) as f:
@@ -77,22 +76,21 @@ def halve(checkpoint: str, path: str, trained: dict) -> None:
 
 
 def choose_operating_point(cfg: Config, max_drop: float, quiet: bool = False) -> dict:
-    """Choose the confidence and the threshold that cost least on the validation data at a loss of mAP.
+    """Choose the threshold that costs least on the validation data at a loss of mAP, for the config's confidence.
 
-    Every confidence of this package with its defaults is tried at handovers in steps of a hundredth. Each image is
-    matched once by each stage; pycocotools accumulates the mAP of a routing from the matches of the stages that
-    it chose, which is exact.
+    Handovers are tried in steps of a hundredth. Each image is matched once by each stage; pycocotools accumulates the
+    mAP of a routing from the matches of the stages that it chose, which is exact.
 
     Args:
         cfg: Config of a cascade whose ``val_dataloader`` is the data to choose on.
-        max_drop: The loss against the base alone that is accepted, in mAP (0.003 = 0.3 points).
+        max_drop: The loss against the base alone that is accepted, in mAP (0.001 = 0.1 points).
         quiet: No progress.
 
     Returns:
-        dict: ``confidence``, ``threshold``, ``handover``, ``gflops``, ``mAP`` and the ``saver`` and ``base`` mAP.
+        dict: ``threshold``, ``handover``, ``gflops``, ``mAP`` and the mAP of ``saver`` and ``base`` alone.
 
     Raises:
-        ConfigError: No confidence reaches it.
+        ConfigError: No threshold reaches it.
     """
     detector = load_detector(cfg)
     detector.keep_stages, detector.threshold = True, 2
@@ -100,7 +98,7 @@ def choose_operating_point(cfg: Config, max_drop: float, quiet: bool = False) ->
         loader = Runner.build_dataloader(cfg.val_dataloader)
     detector.target_classes = loader.dataset.metainfo['classes']
     found, gflops = {name: [] for name in STAGES}, {name: [] for name in STAGES}
-    ids, detections = [], []
+    ids, confidences = [], []
     console = Console()
     with torch.no_grad():
         for batch in track(loader, 'both stages', console=console, transient=True,
@@ -109,46 +107,33 @@ def choose_operating_point(cfg: Config, max_drop: float, quiet: bool = False) ->
                 for name in STAGES:
                     found[name] += _as_coco(sample.img_id, sample.get(f'{name}_instances'), loader.dataset.cat_ids)
                 ids.append(sample.img_id)
-                detections.append(to_detections(sample.saver_instances, sample.ori_shape, sample.dropped_boxes))
+                confidences.append(sample.confidence)
                 gflops['saver'].append(sample.saver_gflops)
                 gflops['base'].append(sample.gflops - sample.saver_gflops)
     routed = _Routed(loader.dataset.ann_file, found, ids)
     nobody, everybody = np.zeros(len(ids), bool), np.ones(len(ids), bool)
     alone = dict(saver=routed.mean_ap(nobody), base=routed.mean_ap(everybody))
     cost = {name: float(np.mean(gflops[name])) for name in STAGES}
-    best = None
     table = Table(title=f'{len(ids)} images; saver {alone["saver"]:.4f} mAP at {cost["saver"]:.4f} GFLOPs, base '
                   f'{alone["base"]:.4f} at {cost["base"]:.4f}')
-    for head in ('confidence', 'threshold', 'handed over', 'GFLOPs', 'mAP'):
-        table.add_column(head)
-    for name, kind in CONFIDENCES.items():
-        confidence = kind()
-        confidence.bind(detector.target_classes)
-        values = np.array([confidence(d) for d in detections])
-        for handover in HANDOVERS:
-            threshold = float(np.quantile(values, handover))
-            handed = values < threshold
-            point = dict(confidence=confidence.to_dict(), threshold=threshold, handover=float(handed.mean()),
-                         gflops=cost['saver'] + float(np.array(gflops['base'])[handed].sum() / len(ids)))
-            if best is not None and point['gflops'] >= best['gflops']:
-                table.add_row(name, '', '', '', 'not cheaper')
-                break
-            point['mAP'] = routed.mean_ap(handed)
-            if point['mAP'] >= alone['base'] - max_drop:
-                best = {**point, **alone}
-                table.add_row(name, f'{threshold:.4f}', f'{point["handover"]:.1%}', f'{point["gflops"]:.4f}',
-                              f'{point["mAP"]:.4f}')
-                break
-        else:
-            table.add_row(name, '', '', '', 'not reached')
+    for head in ('threshold', 'handed over', 'GFLOPs', 'mAP', 'drop'):
+        table.add_column(head, justify='right')
+    for handover in HANDOVERS:
+        threshold = float(f'{np.quantile(confidences, handover):.4g}')
+        handed = np.array(confidences) < threshold
+        point = dict(threshold=threshold, handover=float(handed.mean()), mAP=routed.mean_ap(handed),
+                     gflops=cost['saver'] + float(np.array(gflops['base'])[handed].sum() / len(ids)), **alone)
+        table.add_row(f'{threshold:.4g}', f'{point["handover"]:.1%}', f'{point["gflops"]:.4f}', f'{point["mAP"]:.4f}',
+                      f'{alone["base"] - point["mAP"]:.4f}')
+        if point['mAP'] >= alone['base'] - max_drop:
+            console.print(table)
+            return point
     console.print(table)
-    if best is None:
-        raise ConfigError(f'no confidence comes within {max_drop} mAP of the base at a handover of {HANDOVERS[-1]:.0%}')
-    return best
+    raise ConfigError(f'no threshold comes within {max_drop} mAP of the base at a handover of {HANDOVERS[-1]:.0%}')
 
 
 def _as_coco(image, instances, category_ids):
-    boxes = instances.bboxes.double().numpy()
+    boxes = instances.bboxes.double().cpu().numpy()
     boxes[:, 2:] -= boxes[:, :2]
     return [dict(image_id=image, category_id=category_ids[label], bbox=box, score=score) for box, score, label in zip(
         boxes.tolist(), instances.scores.tolist(), instances.labels.tolist())]

@@ -47,8 +47,10 @@ def read_checkpoint(source: str) -> dict:
     except Exception as e:
         reason = ' '.join(str(e).split())
         raise CheckpointError(f'checkpoint {source} cannot be read: {type(e).__name__}: {reason[:300]}') from e
-    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, Mapping) else None
-    if not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    state = None
+    if isinstance(checkpoint, Mapping):  # mmengine's, torchvision's references', or a bare state dict
+        state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise CheckpointError(f'checkpoint {source} holds no state dict: give a file that mmdet or torch.save wrote')
     metadata = getattr(state, '_metadata', None)
     state = {re.sub(r'^module\.', '', k): v for k, v in state.items()}

@@ -116,4 +116,7 @@ def load_detector(cfg: Config, checkpoint=None, device: Optional[str] = None) ->
     detector = build_detector(cfg)
     if packed is not None:
         detector.load_state_dict(packed['state_dict'])
-    return detector.to(device or ('cuda:0' if torch.cuda.is_available() else 'cpu'))
+    try:
+        return detector.to(device or ('cuda:0' if torch.cuda.is_available() else 'cpu'))
+    except RuntimeError as e:
+        raise ConfigError(f'--device {device} cannot be used: {" ".join(str(e).split())[:200]}') from e

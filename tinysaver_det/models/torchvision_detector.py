@@ -17,6 +17,8 @@ from ..names import close_to, refuse_unknown
 from .checkpoint import load_weights, read_checkpoint
 
 NO_CLASS = 'N/A'  # torchvision's name for a label that COCO has given to no class
+# torchvision gives the norms of these, with their published weights, no epsilon (``overwrite_eps`` in its builders).
+NO_EPSILON = ('fasterrcnn_resnet50_fpn', 'maskrcnn_resnet50_fpn', 'keypointrcnn_resnet50_fpn', 'retinanet_resnet50_fpn')
 
 
 @MODELS.register_module()
@@ -60,9 +62,15 @@ class TorchvisionDetector(BaseDetector):
         refuse_unknown([builder], torchvision.models.list_models(detection), "a builder of torchvision's detectors")
         published = torchvision.models.get_model_weights(builder)
         names = tuple(published.DEFAULT.meta['categories'])
+        if isinstance(classes, str):
+            raise ConfigError(f"classes must be a list of names, but got the string {classes!r}: write ['{classes}']")
         if classes is not None:
             names = ('', *classes)
         model = self._build(builder, len(names), options or {})
+        if classes is None and builder in NO_EPSILON:
+            for module in model.backbone.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.eps = 0.0
         resize = model.transform.eval()  # in training it would choose sizes at random
         super().__init__(data_preprocessor=_Preprocessor(resize), init_cfg=init_cfg)
         model.transform = self._prepared = _Prepared(resize)

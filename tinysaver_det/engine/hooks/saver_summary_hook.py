@@ -41,20 +41,22 @@ class SaverSummaryHook(Hook):
             if isinstance(metric, SaverMetric):
                 metric.detector = unwrap(runner.model)
 
-    @master_only
     def after_test_epoch(self, runner, metrics: Optional[dict[str, float]] = None) -> None:
-        detector = unwrap(runner.model)
-        detector.keep_stages = self._kept
-        summary = summarise(detector, metrics or {})
+        unwrap(runner.model).keep_stages = self._kept
+        self._report(runner, metrics or {})
+
+    @master_only
+    def _report(self, runner, metrics) -> None:
+        summary = summarise(unwrap(runner.model), metrics)
         if summary is None:
             return
         path = osp.join(runner.work_dir, 'saver_summary.json')
         summary.save(path)
+        summary.print()
         files = [path]
         if summary.headline in summary.baselines.get('saver', {}):
             files.append(osp.join(runner.work_dir, 'saver_summary.png'))
             summary.plot(files[-1])
-        summary.print()
         print(f'written to {" and ".join(files)}')
         runner.visualizer.add_scalars({k: v for k, v in metrics.items()
                                        if isinstance(v, (int, float)) and math.isfinite(v)})
