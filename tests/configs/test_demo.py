@@ -8,9 +8,10 @@ from mmengine.config import Config
 
 import tinysaver_det.models  # noqa: F401
 from tinysaver_det.cost import parameters
+from tinysaver_det.engine.train_demo import train_stage
 from tinysaver_det.errors import CheckpointError
 from tinysaver_det.models import Stage
-from tinysaver_det.models.checkpoint import shipped_weights
+from tinysaver_det.models.checkpoint import read_checkpoint, shipped_weights
 from tinysaver_det.models.packed import load_detector
 
 from ..conftest import ROOT
@@ -79,17 +80,23 @@ def test_mmengine_reads_shipped_weights_too():
     assert checkpoint['meta']['trained']['seed'] == 0
 
 
-@pytest.mark.parametrize('name', ['saver', 'saver_easy', 'base'])
-def test_a_stages_config_trains(name, tmp_path):
-    """One batch forward and backward, then validation's data."""
-    from mmengine.runner import Runner
-
-    cfg = Config.fromfile(ROOT / 'configs' / 'demo' / f'digits_{name}.py')
-    for dataset in (cfg.train_dataloader.dataset.dataset, cfg.val_dataloader.dataset):
-        dataset.data_root, dataset.images = f'{tmp_path}/', 16
-    cfg.val_evaluator[0].ann_file = str(tmp_path / 'calibration' / 'annotations.json')
-    cfg.load_from = None
-    cfg.train_cfg.update(max_epochs=1, val_interval=1)
-    cfg.work_dir, cfg.experiment_name, cfg.log_level = str(tmp_path / 'work'), f'demo_{name}', 'ERROR'
-    Runner.from_cfg(cfg).train()
-    assert (tmp_path / 'work' / 'epoch_1.pth').is_file()
+@pytest.mark.parametrize('names', [['saver', 'saver_easy'], ['base']], ids=lambda names: names[-1])
+def test_the_configs_train_one_going_on_from_the_other(names, tmp_path):
+    """One batch each, forward and backward, validation, and the weights that come out."""
+    paths = []
+    for name in names:
+        cfg = Config.fromfile(ROOT / 'configs' / 'demo' / f'digits_{name}.py')
+        for dataset in (cfg.train_dataloader.dataset.dataset, cfg.val_dataloader.dataset):
+            dataset.data_root, dataset.images = f'{tmp_path}/', 16
+        cfg.val_evaluator[0].ann_file = str(tmp_path / 'calibration' / 'annotations.json')
+        cfg.train_cfg.update(max_epochs=1, val_interval=1)
+        cfg.log_level = 'ERROR'
+        paths.append(tmp_path / f'digits_{name}.py')
+        cfg.dump(paths[-1])
+    train_stage([str(p) for p in paths], str(tmp_path / 'work'), str(tmp_path / 'weights.pth'))
+    meta = read_checkpoint(tmp_path / 'weights.pth')['meta']
+    assert meta['trained']['configs'] == [p.name for p in paths] and meta['trained']['epochs'] == [1] * len(paths)
+    Stage('saver', dict(config=str(ROOT / 'configs' / 'demo' / f'digits_{names[0]}.py'),
+                        checkpoint=str(tmp_path / 'weights.pth')))
+    logs = [(tmp_path / 'work' / p.stem) for p in paths]
+    assert all((log / 'epoch_1.pth').is_file() for log in logs)

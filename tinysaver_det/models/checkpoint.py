@@ -46,7 +46,8 @@ def read_checkpoint(source: str) -> dict:
         raise CheckpointError(f'checkpoint {source} is not there') from e
     except Exception as e:
         reason = ' '.join(str(e).split())
-        raise CheckpointError(f'checkpoint {source} cannot be read: {type(e).__name__}: {reason[:300]}') from e
+        way_out = '; check the network, or name a file that you have' if '://' in str(source) else ''
+        raise CheckpointError(f'checkpoint {source} cannot be read: {type(e).__name__}: {reason[:300]}{way_out}') from e
     state = None
     if isinstance(checkpoint, Mapping):  # mmengine's, torchvision's references', or a bare state dict
         state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
