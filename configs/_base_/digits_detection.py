@@ -20,15 +20,10 @@ test_cfg = dict(type='TestLoop')
 
 # Choices are made on the calibration split; the test split is for the figures that are reported.
 val_dataloader = dict(
-    batch_size=16,
-    num_workers=0,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    test_dataloader,
     dataset=dict(
-        type='DigitScenes',
-        data_root=data_root,
+        test_dataloader['dataset'],
         ann_file='calibration/annotations.json',
-        data_prefix=dict(img='calibration/images/'),
-        test_mode=True))
+        data_prefix=dict(img='calibration/images/')))
 val_evaluator = [dict(type='CocoMetric', ann_file=data_root + 'calibration/annotations.json', metric='bbox')]
 val_cfg = dict(type='ValLoop')

@@ -1,7 +1,5 @@
 # How the detectors of the demo were trained, on the CPU: see configs/demo/README.md.
-_base_ = ['digits_detection.py']
-default_scope = 'mmdet'
-custom_imports = dict(imports=['tinysaver_det.models'], allow_failed_imports=False)
+_base_ = ['digits_detection.py', 'runtime.py']
 
 train_dataloader = dict(
     batch_size=16,
@@ -21,20 +19,6 @@ optim_wrapper = dict(
     paramwise_cfg=dict(norm_decay_mult=0, bias_decay_mult=0),
     clip_grad=dict(max_norm=20))
 default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=4, max_keep_ckpts=1),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='DetVisualizationHook'))
+    checkpoint=dict(type='CheckpointHook', interval=4, max_keep_ckpts=1))
 randomness = dict(seed=0)
-env_cfg = dict(
-    cudnn_benchmark=False,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'))
-vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
-log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
-log_level = 'INFO'
-load_from = None
-resume = False

@@ -1,26 +1,9 @@
 # What every cascade has in common: the detector, its hooks and the runtime.
-default_scope = 'mmdet'
-custom_imports = dict(imports=['tinysaver_det.models'], allow_failed_imports=False)
+_base_ = ['runtime.py']
 
 model = dict(
     type='TinySaverDetector',
     confidence=dict(type='BoxEntropy'),
     backbone=dict())  # empty: mmdet.apis.init_detector looks for it in every config
 
-default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='DetVisualizationHook'))
 custom_hooks = [dict(type='TargetClassesHook'), dict(type='SaverSummaryHook')]
-
-env_cfg = dict(
-    cudnn_benchmark=False,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'))
-vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='RouteLocalVisualizer', vis_backends=vis_backends, name='visualizer')
-log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
-log_level = 'INFO'
-load_from = None
-resume = False
