@@ -57,18 +57,23 @@ def scope_of(cfg: Config) -> Any:
     return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet'))
 
 
+def dataset_type(cfg: Config, dataset: dict) -> Optional[type]:
+    """The class of a data set that a config describes; None if it names none, or one that isn't registered."""
+    kind = dataset.get('type')
+    if kind is None or isinstance(kind, type):
+        return kind
+    with scope_of(cfg), DATASETS.switch_scope_and_registry(None) as datasets:
+        return datasets.get(kind)
+
+
 def config_classes(cfg: Config) -> Optional[Sequence[str]]:
     """The class names of a config's test data set: its ``metainfo``, else those of the data set's type, else None."""
     dataset = cfg.get('test_dataloader', {}).get('dataset') or {}
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     classes = (dataset.get('metainfo') or {}).get('classes')
-    if classes is None and 'type' in dataset:
-        cls = dataset['type']
-        if not isinstance(cls, type):
-            with scope_of(cfg), DATASETS.switch_scope_and_registry(None) as datasets:
-                cls = datasets.get(cls)
-        classes = getattr(cls, 'METAINFO', {}).get('classes')
+    if classes is None:
+        classes = getattr(dataset_type(cfg, dataset), 'METAINFO', {}).get('classes')
     if isinstance(classes, str):
         raise ClassesError(f"metainfo.classes must be a list of names, but got the string {classes!r}: write "
                            f"('{classes}',)")

@@ -9,7 +9,6 @@ import os.path as osp
 from typing import Optional
 
 import torch
-from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -17,7 +16,7 @@ from ..errors import ConfigError, DataError
 from ..models.packed import require_cascade, use_packed
 from ..names import type_name
 from ..report import SaverSummary
-from ..stage_config import scope_of
+from ..stage_config import dataset_type
 from ..visualization.route_local_visualizer import route_config
 from .hooks.saver_summary_hook import summarise
 from .hooks.target_classes_hook import unwrap
@@ -146,9 +145,7 @@ def _fill_in(cfg):
 def _prepare_data(cfg, quiet):
     """Let a data set that makes its own files make them, since they are read before it is built."""
     dataset = cfg.test_dataloader.dataset
-    kind = dataset.get('type')
-    with scope_of(cfg):
-        kind = kind if isinstance(kind, type) else DATASETS.get(kind)
+    kind = dataset_type(cfg, dataset)
     if hasattr(kind, 'prepare'):
         kind.prepare(**{k: v for k, v in dataset.items() if k != 'type'}, quiet=quiet)
 

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import os.path as osp
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..datasets.image_files import SUFFIXES, image_files
 from ..errors import ConfigError, ImageError
 from ..evaluation import SaverMetric
-from ..files import whole_file
+from ..files import whole_file, whole_path
 from ..models.packed import load_detector
 from ..report import SaverSummary
 from ..visualization import route_visualizer
@@ -97,15 +96,16 @@ def image_demo(cfg: Config, source: str, checkpoint: Optional[str] = None, out_d
         drawing = _Drawing(route_visualizer(cfg.get('visualizer'), detector.dataset_meta), osp.join(out_dir, 'vis'),
                            source, fps, pred_score_thr, save_vis, show)
     results, skipped, totals = [], [], _Totals(detector)
+    key = 'file' if fps is None else 'frame'
     console = Console()
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with drawing or contextlib.nullcontext(), Progress(*columns, console=console, transient=True,
-                                         disable=quiet or not console.is_terminal) as progress:
+    progress = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+    with drawing or contextlib.nullcontext(), progress:
         task = progress.add_task(osp.basename(osp.normpath(source)), total=total)
         while batch := list(itertools.islice(pictures, batch_size)):
             for picture, sample in _detect(detector, batch, skipped):
                 totals.add(sample, picture)
-                results.append(_as_dict(picture, sample, fps is not None))
+                results.append({key: picture.name, **_as_dict(sample)})
                 if drawing is not None:
                     drawing.draw(picture, sample)
             progress.advance(task, len(batch))
@@ -117,7 +117,6 @@ def image_demo(cfg: Config, source: str, checkpoint: Optional[str] = None, out_d
     written = [osp.join(out_dir, 'vis')] if save_vis else []
     if save_pred:
         path = osp.join(out_dir, 'results.json')
-        key = 'file' if fps is None else 'frame'
         with whole_file(path) as f:
             json.dump(dict(classes=detector.target_classes, totals=summary.to_dict(), images=results,
                            skipped=[{key: p.name, 'reason': r} for p, r in skipped]), f)
@@ -211,11 +210,10 @@ def _name_skipped(skipped, total, shown):
     return lines + [f'{len(skipped)} of {total} were skipped'] * bool(skipped)
 
 
-def _as_dict(picture, sample, is_frame):
+def _as_dict(sample):
     found = sample.pred_instances
-    return {'frame' if is_frame else 'file': picture.name, 'stage': sample.stage, 'confidence': sample.confidence,
-            'gflops': sample.gflops, 'labels': found.labels.tolist(), 'scores': found.scores.tolist(),
-            'bboxes': found.bboxes.tolist()}
+    return dict(stage=sample.stage, confidence=sample.confidence, gflops=sample.gflops, labels=found.labels.tolist(),
+                scores=found.scores.tolist(), bboxes=found.bboxes.tolist())
 
 
 class _Totals:
@@ -248,7 +246,8 @@ class _Drawing:
     def __init__(self, visualizer, folder, source, fps, score_thr, save, show):
         self._visualizer, self._folder, self._fps = visualizer, folder, fps
         self._score_thr, self._save, self._show = score_thr, save, show
-        self._video, self._part, self._frames = None, None, 0
+        self._video, self._frames = None, 0
+        self._files = contextlib.ExitStack()
         self._name = osp.splitext(osp.basename(source))[0] + '.mp4'
 
     def draw(self, picture, sample):
@@ -270,31 +269,23 @@ class _Drawing:
 
     def _writer(self, shape):
         if self._video is None:
-            os.makedirs(self._folder, exist_ok=True)
-            handle, self._part = tempfile.mkstemp(prefix=f'.{self._name}.', suffix='.part.mp4', dir=self._folder)
-            os.close(handle)
-            self._video = cv2.VideoWriter(self._part, cv2.VideoWriter_fourcc(*'mp4v'), self._fps, shape[1::-1])
+            path = self._files.enter_context(whole_path(osp.join(self._folder, self._name)))
+            self._video = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*'mp4v'), self._fps, shape[1::-1])
             if not self._video.isOpened():
                 raise ConfigError('this OpenCV cannot write mp4 videos: use --no-save-vis')
+            self._files.push(lambda kind, *error: self._finish(path, kind is None))
         return self._video
+
+    def _finish(self, path, whole):
+        """Close the video. OpenCV's writer says nothing of a full disk, so its frames are counted."""
+        self._video.release()
+        written = int(cv2.VideoCapture(path).get(cv2.CAP_PROP_FRAME_COUNT)) if whole else self._frames
+        if written != self._frames:
+            raise ImageError(f'only {written} of {self._frames} frames of the video could be written to '
+                             f'{self._folder}: free some space')
 
     def __enter__(self):
         return self
 
-    def __exit__(self, kind, *exc):
-        if self._video is not None:
-            self._video.release()
-            if kind is None:
-                self._check_whole()
-                os.chmod(self._part, 0o644)
-                os.replace(self._part, osp.join(self._folder, self._name))
-        if self._part is not None and osp.exists(self._part):
-            os.unlink(self._part)
-
-    def _check_whole(self):
-        """OpenCV's writer says nothing of a full disk."""
-        written = int(cv2.VideoCapture(self._part).get(cv2.CAP_PROP_FRAME_COUNT))
-        if written != self._frames:
-            os.unlink(self._part)
-            raise ImageError(f'only {written} of {self._frames} frames of the video could be written to '
-                             f'{self._folder}: free some space')
+    def __exit__(self, *error):
+        return self._files.__exit__(*error)

@@ -114,15 +114,16 @@ def choose_operating_point(cfg: Config, max_drop: float, quiet: bool = False) ->
     nobody, everybody = np.zeros(len(ids), bool), np.ones(len(ids), bool)
     alone = dict(saver=routed.mean_ap(nobody), base=routed.mean_ap(everybody))
     cost = {name: float(np.mean(gflops[name])) for name in STAGES}
+    confidences, base_gflops = np.array(confidences), np.array(gflops['base'])
     table = Table(title=f'{len(ids)} images; saver {alone["saver"]:.4f} mAP at {cost["saver"]:.4f} GFLOPs, base '
                   f'{alone["base"]:.4f} at {cost["base"]:.4f}')
     for head in ('threshold', 'handed over', 'GFLOPs', 'mAP', 'drop'):
         table.add_column(head, justify='right')
     for handover in HANDOVERS:
         threshold = float(f'{np.quantile(confidences, handover):.4g}')
-        handed = np.array(confidences) < threshold
+        handed = confidences < threshold
         point = dict(threshold=threshold, handover=float(handed.mean()), mAP=routed.mean_ap(handed),
-                     gflops=cost['saver'] + float(np.array(gflops['base'])[handed].sum() / len(ids)), **alone)
+                     gflops=cost['saver'] + float(base_gflops[handed].sum() / len(ids)), **alone)
         table.add_row(f'{threshold:.4g}', f'{point["handover"]:.1%}', f'{point["gflops"]:.4f}', f'{point["mAP"]:.4f}',
                       f'{alone["base"] - point["mAP"]:.4f}')
         if point['mAP'] >= alone['base'] - max_drop:

@@ -7,13 +7,12 @@ from typing import Optional
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 
 from .. import __version__
 from ..errors import ConfigError
 from ..files import whole_file
 from ..names import refuse_unknown, type_name
-from ..stage_config import read_stage_config
+from ..stage_config import read_stage_config, scope_of
 from .checkpoint import checkpoint_classes, read_checkpoint
 from .tinysaver_detector import PACKED_META, STAGES, TinySaverDetector
 
@@ -55,7 +54,7 @@ def build_detector(cfg: Config) -> TinySaverDetector:
     """
     require_cascade(cfg)
     model = {k: v for k, v in cfg.model.items() if k != 'type'}
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+    with scope_of(cfg):
         return TinySaverDetector(**model).eval()
 
 
