@@ -3,8 +3,7 @@
 from mmcv.transforms import LoadImageFromFile
 from mmdet.registry import TRANSFORMS
 
-from ...errors import ImageError
-from .stage_pipeline import check_whole
+from .stage_pipeline import load_whole
 
 
 @TRANSFORMS.register_module()
@@ -19,9 +18,4 @@ class LoadWholeImage(LoadImageFromFile):
     """
 
     def transform(self, results: dict) -> dict:
-        path = results['img_path']
-        check_whole(path)
-        try:
-            return super().transform(results)
-        except Exception as e:
-            raise ImageError(f'image {path} cannot be read: {type(e).__name__}: {" ".join(str(e).split())}') from e
+        return load_whole(super().transform, results, f'image {results["img_path"]} cannot be read')

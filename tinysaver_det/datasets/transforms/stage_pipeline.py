@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from typing import Optional
+from typing import Callable, Optional
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -105,11 +105,8 @@ class StagePipeline(BaseTransform):
             check_array(image)
             results = self.array_loader(dict(img=image, img_id=img_id))
             return self._pack(self.rest_without_annotations, results, image)
-        check_whole(image)
-        try:
-            results = self.loader(dict(img_path=image, img_id=img_id))
-        except Exception as e:
-            raise ImageError(f'{image} cannot be read for {self.name}: {type(e).__name__}: {e}') from e
+        results = load_whole(self.loader, dict(img_path=image, img_id=img_id),
+                             f'{image} cannot be read for {self.name}')
         return self._pack(self.rest_without_annotations, results, None)
 
     def _pack(self, transforms, results, image: Optional[np.ndarray]):
@@ -134,6 +131,24 @@ def check_array(image) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ImageError(f'an image array must have shape (height, width, 3), BGR, but has {image.shape}: convert it, '
                          f'such as with cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) or cv2.COLOR_BGRA2BGR')
+
+
+def load_whole(load: Callable, results: dict, failure: str) -> dict:
+    """Load an image file by a transform, with one sentence for a file that is missing, cut short or no image.
+
+    Args:
+        load: The transform.
+        results: With ``img_path``.
+        failure: How the sentence begins where the transform fails.
+
+    Raises:
+        ImageError: It cannot be loaded.
+    """
+    check_whole(results['img_path'])
+    try:
+        return load(results)
+    except Exception as e:
+        raise ImageError(f'{failure}: {type(e).__name__}: {" ".join(str(e).split())}') from e
 
 
 def check_whole(path) -> None:
