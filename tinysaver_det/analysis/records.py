@@ -1,0 +1,388 @@
+"""Ground truth and recorded results as arrays, read from COCO files and checked."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from ..detections import Detections
+from ..errors import DataError
+from ..names import refuse_unknown
+
+BLOCK = 8 << 20  # characters of a results file that are held at a time
+SHOWN = 5  # ids that a message names
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """The annotations of a data set, for some of its classes.
+
+    Attributes:
+        image_ids (numpy.ndarray): (I,) int64, ascending; *image* elsewhere is an index into it.
+        image_sizes (numpy.ndarray): (I, 2) int64, height and width in pixels, 0 where the file has none.
+        file_names (tuple[str, ...]): Of the images.
+        classes (tuple[str, ...]): Names of the target classes, in the order of the file; *label* is an index into it.
+        category_ids (numpy.ndarray): (C,) int64, the file's ids of these.
+        other_category_ids (frozenset[int]): Ids of the file's other classes.
+        image, label (numpy.ndarray): (G,) int64, of each annotated object, in the order of the file.
+        bboxes (numpy.ndarray): (G, 4) float64, x, y, width, height in pixels.
+        areas (numpy.ndarray): (G,) float64, square pixels.
+        crowd (numpy.ndarray): (G,) bool; such a region is ignored, and may be matched by any number of boxes.
+        zero_id (numpy.ndarray): (G,) bool, whether its id is 0, which COCO's evaluation takes for 'not matched'.
+        path (str): The file.
+        checksum (str): SHA-256 of the file.
+        notes (tuple[str, ...]): What the reader of figures should know about the file.
+    """
+
+    image_ids: np.ndarray
+    image_sizes: np.ndarray
+    file_names: tuple
+    classes: tuple
+    category_ids: np.ndarray
+    other_category_ids: frozenset
+    image: np.ndarray
+    label: np.ndarray
+    bboxes: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+    zero_id: np.ndarray
+    path: str = ''
+    checksum: str = ''
+    notes: tuple = ()
+
+    def __len__(self):
+        return len(self.image_ids)
+
+    def take(self, images) -> 'GroundTruth':
+        """The same for some of the images.
+
+        Args:
+            images: (N,) indices of images, ascending, each once.
+        """
+        images = np.asarray(images)
+        new = np.full(len(self), -1)
+        new[images] = np.arange(len(images))
+        kept = new[self.image] >= 0
+        return replace(self, image_ids=self.image_ids[images], image_sizes=self.image_sizes[images],
+                       file_names=tuple(self.file_names[i] for i in images), image=new[self.image[kept]],
+                       **{k: getattr(self, k)[kept] for k in ('label', 'bboxes', 'areas', 'crowd', 'zero_id')})
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The recorded boxes of one model on the images of a :class:`GroundTruth`, target classes only.
+
+    Attributes:
+        name (str): Of the model.
+        image, label (numpy.ndarray): (N,) int64, in the order of the file.
+        bboxes (numpy.ndarray): (N, 4) float64, x, y, width, height in pixels.
+        scores (numpy.ndarray): (N,) float64 in [0, 1].
+        images (int): Number of images of the ground truth.
+        without (numpy.ndarray): Indices of images on which the file has no box of any class.
+        path (str): The file.
+        checksum (str): SHA-256 of the file.
+        left_out (int): Images that only the results have, where these were allowed.
+    """
+
+    name: str
+    image: np.ndarray
+    label: np.ndarray
+    bboxes: np.ndarray
+    scores: np.ndarray
+    images: int
+    without: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    path: str = ''
+    checksum: str = ''
+    left_out: int = 0
+
+    def __len__(self):
+        return len(self.scores)
+
+    def take(self, images) -> 'Results':
+        """The same for some of the images; see :meth:`GroundTruth.take`."""
+        images = np.asarray(images)
+        new = np.full(self.images, -1)
+        new[images] = np.arange(len(images))
+        kept = new[self.image] >= 0
+        without = new[self.without]
+        return replace(self, image=new[self.image[kept]], label=self.label[kept], bboxes=self.bboxes[kept],
+                       scores=self.scores[kept], images=len(images), without=without[without >= 0])
+
+    def detections(self, truth: GroundTruth) -> Iterator[Detections]:
+        """The boxes of each image, as the live detector hands them to a confidence."""
+        order = np.argsort(self.image, kind='stable')
+        boxes = self.bboxes[order]
+        boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        scores, labels = self.scores[order], self.label[order]
+        ends = np.searchsorted(self.image[order], np.arange(self.images + 1))
+        for size, start, end in zip(truth.image_sizes, ends[:-1], ends[1:]):
+            yield Detections(boxes[start:end], scores[start:end], labels[start:end], tuple(size))
+
+
+def read_ground_truth(path, classes: Optional[Sequence[str]] = None) -> GroundTruth:
+    """Read a COCO annotation file.
+
+    Args:
+        path: The file.
+        classes: Names of the target classes; all of the file's by default.
+
+    Raises:
+        DataError: The file cannot be read, is no COCO annotation file, or contradicts itself.
+        ConfigError: A class that the file does not have.
+    """
+    path = os.fspath(path)
+    content, checksum = _whole(path)
+    if not isinstance(content, dict) or not content.get('images'):
+        raise DataError(f"annotation file {path} lists no images under 'images': is it a results file?")
+    if not content.get('categories'):
+        raise DataError(f"annotation file {path} lists no classes under 'categories': add them, with id and name")
+    try:
+        return _ground_truth(content, path, checksum, classes)
+    except (KeyError, TypeError, IndexError) as e:
+        raise DataError(f'annotation file {path} is not in the COCO format: {type(e).__name__} {e} in its images, '
+                        'annotations or categories') from e
+
+
+def _ground_truth(content, path, checksum, classes):
+    images, annotations = content['images'], content.get('annotations') or []
+    ids = np.array([i['id'] for i in images], dtype=np.int64)
+    _refuse_twice(ids, f'annotation file {path}', 'images')
+    names = [str(c['name']) for c in content['categories']]
+    category_ids = np.array([c['id'] for c in content['categories']], dtype=np.int64)
+    _refuse_twice(category_ids, f'annotation file {path}', 'categories')
+    if len(set(names)) != len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise DataError(f'annotation file {path} names two categories {twice!r}: rename one')
+    if classes is not None:
+        refuse_unknown(classes, names, f'a class of annotation file {path}')
+        chosen = np.array([n in set(classes) for n in names])
+    else:
+        chosen = np.ones(len(names), bool)
+    order = np.argsort(ids, kind='stable')
+    ids = ids[order]
+
+    image, unknown = positions(np.array([a['image_id'] for a in annotations], np.int64), ids)
+    if len(unknown):
+        raise DataError(f'annotation file {path} has objects on {some(unknown, "images")} that it does not list')
+    category, unknown = positions(np.array([a['category_id'] for a in annotations], np.int64), category_ids)
+    if len(unknown):
+        raise DataError(f'annotation file {path} has objects of {some(unknown, "categories")} that it does not list')
+    own_ids = np.array([a['id'] for a in annotations], np.int64)
+    _refuse_twice(own_ids, f'annotation file {path}', 'annotations')
+    bboxes = np.array([a['bbox'] for a in annotations], np.float64).reshape(-1, 4)
+    bad = ~np.isfinite(bboxes).all(axis=1) | (bboxes[:, 2:] < 0).any(axis=1)
+    if bad.any():
+        raise DataError(f'annotation file {path} has {bad.sum()} boxes that are not finite or of negative size '
+                        f'(annotation {own_ids[bad][0]}: {bboxes[bad][0].tolist()}): correct or remove them')
+    notes, areas = [], [a.get('area') for a in annotations]
+    lacking = sum(a is None for a in areas)
+    if lacking:
+        notes.append(f'{lacking} annotations of {path} have no area: that of the box is taken')
+        areas = [b[2] * b[3] if a is None else a for a, b in zip(areas, bboxes)]
+    kept = chosen[category] if len(category) else np.zeros(0, bool)
+    zero = own_ids == 0
+    if zero[kept].any():
+        notes.append(f'annotation 0 of {path} never counts as found, as in pycocotools: number annotations from 1')
+    labels = np.cumsum(chosen) - 1
+    return GroundTruth(
+        image_ids=ids,
+        image_sizes=np.array([(images[i].get('height') or 0, images[i].get('width') or 0) for i in order], np.int64),
+        file_names=tuple(str(images[i].get('file_name', images[i]['id'])) for i in order),
+        classes=tuple(n for n, c in zip(names, chosen) if c), category_ids=category_ids[chosen],
+        other_category_ids=frozenset(category_ids[~chosen].tolist()), image=image[kept], label=labels[category[kept]],
+        bboxes=bboxes[kept], areas=np.array(areas, np.float64)[kept],
+        crowd=np.array([bool(a.get('iscrowd', 0)) for a in annotations], bool)[kept], zero_id=zero[kept],
+        path=path, checksum=checksum, notes=tuple(notes))
+
+
+def read_results(path, truth: GroundTruth, name: Optional[str] = None, subset: bool = False) -> Results:
+    """Read a COCO results file, in blocks, so that memory stays bounded by the arrays it becomes.
+
+    Args:
+        path: The file: a JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, as mmdet's
+            CocoMetric and others write it.
+        truth: The annotations that it belongs to.
+        name: Of the model; by default the file's name without ``.json`` and ``.bbox``.
+        subset: The file may also have boxes on images that ``truth`` does not list: they are left out and counted.
+
+    Raises:
+        DataError: The file cannot be read, belongs to another data set, has no boxes at all, or has a box or score
+            that cannot be evaluated.
+    """
+    path = os.fspath(path)
+    if name is None:
+        name = os.path.basename(path)
+        for suffix in ('.json', '.bbox'):
+            name = name[:-len(suffix)] if name.endswith(suffix) else name
+    image_ids, category_ids, bboxes, scores, digest = [], [], [], [], hashlib.sha256()
+    for block in _blocks(path, digest):
+        try:
+            image_ids.append(np.fromiter((d['image_id'] for d in block), np.int64, len(block)))
+            category_ids.append(np.fromiter((d['category_id'] for d in block), np.int64, len(block)))
+            scores.append(np.fromiter((d['score'] for d in block), np.float64, len(block)))
+            boxes = [d['bbox'] for d in block]
+            if set(map(len, boxes)) != {4}:
+                raise ValueError('a bbox has not four numbers')
+            bboxes.append(np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(block)).reshape(-1, 4))
+        except (KeyError, TypeError, ValueError) as e:
+            raise DataError(f'results file {path} is not in the COCO format, a list of {{"image_id", "category_id", '
+                            f'"bbox": [x, y, w, h], "score"}}: {type(e).__name__} {e}') from e
+    if not image_ids:
+        raise DataError(f'results file {path} is an empty list: a model that finds nothing anywhere has most likely '
+                        'failed; record it again')
+    image_ids, category_ids = np.concatenate(image_ids), np.concatenate(category_ids)
+    bboxes, scores = np.concatenate(bboxes), np.concatenate(scores)
+
+    image, unknown = positions(image_ids, truth.image_ids)
+    if len(unknown) and (not subset or len(image) and (image < 0).all()):
+        raise DataError(f'results file {path} has boxes on {some(unknown, "images")} that annotation file '
+                        f'{truth.path} does not list: they belong to different data sets')
+    known = np.concatenate([truth.category_ids, np.array(sorted(truth.other_category_ids), np.int64)])
+    category, strange = positions(category_ids, known)
+    if len(strange):
+        raise DataError(f'results file {path} has boxes of {some(strange, "categories")} that annotation file '
+                        f'{truth.path} does not list: write category ids, not labels')
+    for bad, what in ((~np.isfinite(bboxes).all(axis=1), 'with a coordinate that is not finite'),
+                      ((bboxes[:, 2:] < 0).any(axis=1), 'of negative width or height (boxes are x, y, w, h)')):
+        if bad.any():
+            raise DataError(f'results file {path} has {bad.sum()} boxes {what}, such as {bboxes[bad][0].tolist()} on '
+                            f'image {image_ids[bad][0]}: correct or remove them')
+    bad = ~((scores >= 0) & (scores <= 1))
+    if bad.any():
+        raise DataError(f'results file {path} has {bad.sum()} scores outside [0, 1], such as {scores[bad][0]:.6g} on '
+                        f'image {image_ids[bad][0]}: is a sigmoid missing?')
+    seen = np.zeros(len(truth), bool)
+    seen[image[image >= 0]] = True
+    kept = (image >= 0) & (category < len(truth.classes))
+    return Results(name=name, image=image[kept], label=category[kept], bboxes=bboxes[kept], scores=scores[kept],
+                   images=len(truth), without=np.flatnonzero(~seen), path=path, checksum=digest.hexdigest(),
+                   left_out=len(unknown))
+
+
+def file_checksum(path) -> str:
+    """SHA-256 of a file, as hexadecimal digits.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, 'rb') as f:
+            for block in iter(lambda: f.read(1 << 20), b''):
+                digest.update(block)
+    except OSError as e:
+        raise DataError(f'{path} cannot be read: {e.strerror}') from e
+    return digest.hexdigest()
+
+
+def some(ids, what) -> str:
+    """'3 images (ids 4, 5, 6)' for a message; not more than five ids are named."""
+    shown = ', '.join(map(str, ids[:SHOWN]))
+    return f'{len(ids)} {what} ({"ids" if len(ids) > 1 else "id"} {shown}{", ..." if len(ids) > SHOWN else ""})'
+
+
+def positions(values, known):
+    """Where each value stands in ``known``, -1 for those that don't, and these, sorted."""
+    order = np.argsort(known, kind='stable')
+    place = np.searchsorted(known, values, sorter=order)
+    found = np.full(len(values), -1, np.int64)
+    inside = place < len(known)
+    candidate = order[place[inside]]
+    found[inside] = np.where(known[candidate] == values[inside], candidate, -1)
+    return found, np.unique(values[found < 0])
+
+
+def _refuse_twice(ids, where, what):
+    unique, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        raise DataError(f'{where} has {some(unique[counts > 1], what)} more than once: each id must be unique')
+
+
+def _whole(path):
+    try:
+        data = Path(path).read_bytes()
+        return json.loads(data), hashlib.sha256(data).hexdigest()
+    except OSError as e:
+        raise DataError(f'annotation file {path} cannot be read: {e.strerror}') from e
+    except ValueError as e:
+        raise DataError(f'annotation file {path} is not JSON: {e}') from e
+
+
+def _blocks(path, digest):
+    """The elements of the JSON list in a file, in lists of many; the bytes go through ``digest``.
+
+    The standard library's decoder reads one element at a time, so that a file of any size takes the memory of one
+    block. Unlike stricter ones it reads the NaN that it also writes, which can then be named.
+    """
+    reader, carry, last = _ListReader(), b'', False
+    try:
+        with open(path, 'rb') as f:
+            while not last:
+                data = f.read(BLOCK)
+                digest.update(data)
+                last = not data
+                data = carry + data
+                cut = len(data) if last else data.rfind(b'}') + 1  # never inside a character of UTF-8
+                carry = data[cut:]
+                found = reader.read(data[:cut].decode('utf-8'), last)
+                if found:
+                    yield found
+    except OSError as e:
+        raise DataError(f'results file {path} cannot be read: {e.strerror}') from e
+    except ValueError as e:  # of UTF-8, too
+        raise DataError(f'results file {path} is not a JSON list of results: {e}') from e
+
+
+class _ListReader:
+    """The elements of a JSON list whose text comes in pieces."""
+
+    def __init__(self):
+        self.decode = json.JSONDecoder().raw_decode
+        self.blank = re.compile(r'[ \t\r\n]*').match
+        self.text = ''
+        self.expects = '['  # then '' (the first element or the end), ',' (the next or the end), 'nothing'
+
+    def read(self, text, last):
+        """The elements that are whole by now.
+
+        Raises:
+            ValueError: It is no list, or (``last``) not whole.
+        """
+        text, found, blank = self.text + text, [], self.blank
+        at = blank(text).end()
+        while at < len(text):
+            mark = text[at]
+            if self.expects == 'nothing':
+                raise ValueError(f'there is {text[at:at + 10]!r} behind its end')
+            if self.expects == '[':
+                if mark != '[':
+                    raise ValueError(f'it must begin with [, but begins with {text[at:at + 10]!r}')
+                self.expects, at = '', blank(text, at + 1).end()
+                continue
+            if mark == ']':
+                self.expects, at = 'nothing', blank(text, at + 1).end()
+                continue
+            start = at
+            if self.expects == ',':
+                if mark != ',':
+                    raise ValueError(f'a comma or ] must stand where there is {text[at:at + 10]!r}')
+                start = blank(text, at + 1).end()
+            try:
+                element, end = self.decode(text, start)
+            except ValueError:
+                if last or len(text) - at > 8 * BLOCK:
+                    raise ValueError('it breaks off or is damaged: was it written whole?') from None
+                break
+            found.append(element)
+            self.expects, at = ',', blank(text, end).end()
+        self.text = text[at:]
+        if last and self.expects != 'nothing':
+            raise ValueError('it breaks off: was it written whole?')
+        return found
