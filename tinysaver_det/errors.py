@@ -8,6 +8,7 @@
     ├── ClassesError       class names that do not fit together (also a ValueError)
     ├── DetectionsError    boxes, scores or labels that are malformed (also a ValueError)
     ├── DataError          an annotation file that cannot be evaluated (also a ValueError)
+    ├── OperatingPointError an operating point that is damaged or was made for something else (also a ValueError)
     ├── ImageError         an image that cannot be read (also an OSError)
     └── UnsupportedOpError an operator that only mmcv's compiled module has (also a NotImplementedError)
 """
@@ -48,6 +49,10 @@ class DetectionsError(TinySaverError, ValueError):
 
 class DataError(TinySaverError, ValueError):
     """An annotation file that cannot be evaluated."""
+
+
+class OperatingPointError(TinySaverError, ValueError):
+    """An operating point that is damaged, was made for something else, or cannot be had."""
 
 
 class ImageError(TinySaverError, OSError):

@@ -17,6 +17,7 @@ from ..errors import DataError
 from ..names import refuse_unknown
 
 BLOCK = 8 << 20  # characters of a results file that are held at a time
+MOST_NEGATIVE = 0.01  # share of boxes turned inside out that a model may have; with more the format is another
 SHOWN = 5  # ids that a message names
 
 
@@ -89,6 +90,7 @@ class Results:
         path (str): The file.
         checksum (str): SHA-256 of the file.
         left_out (int): Images that only the results have, where these were allowed.
+        negative (int): Boxes of negative width or height. Heads without NMS give some; as in pycocotools they hit nothing.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Results:
     path: str = ''
     checksum: str = ''
     left_out: int = 0
+    negative: int = 0
 
     def __len__(self):
         return len(self.scores)
@@ -249,11 +252,14 @@ def read_results(path, truth: GroundTruth, name: Optional[str] = None, subset: b
     if len(strange):
         raise DataError(f'results file {path} has boxes of {some(strange, "categories")} that annotation file '
                         f'{truth.path} does not list: write category ids, not labels')
-    for bad, what in ((~np.isfinite(bboxes).all(axis=1), 'with a coordinate that is not finite'),
-                      ((bboxes[:, 2:] < 0).any(axis=1), 'of negative width or height (boxes are x, y, w, h)')):
-        if bad.any():
-            raise DataError(f'results file {path} has {bad.sum()} boxes {what}, such as {bboxes[bad][0].tolist()} on '
-                            f'image {image_ids[bad][0]}: correct or remove them')
+    bad = ~np.isfinite(bboxes).all(axis=1)
+    if bad.any():
+        raise DataError(f'results file {path} has {bad.sum()} boxes with a coordinate that is not finite, such as '
+                        f'{bboxes[bad][0].tolist()} on image {image_ids[bad][0]}: correct or remove them')
+    negative = (bboxes[:, 2:] < 0).any(axis=1)
+    if negative.sum() > MOST_NEGATIVE * len(negative):
+        raise DataError(f'results file {path} has {negative.sum()} boxes of negative width or height, such as '
+                        f'{bboxes[negative][0].tolist()} on image {image_ids[negative][0]}: a bbox is x, y, width, height')
     bad = ~((scores >= 0) & (scores <= 1))
     if bad.any():
         raise DataError(f'results file {path} has {bad.sum()} scores outside [0, 1], such as {scores[bad][0]:.6g} on '
@@ -263,7 +269,7 @@ def read_results(path, truth: GroundTruth, name: Optional[str] = None, subset: b
     kept = (image >= 0) & (category < len(truth.classes))
     return Results(name=name, image=image[kept], label=category[kept], bboxes=bboxes[kept], scores=scores[kept],
                    images=len(truth), without=np.flatnonzero(~seen), path=path, checksum=digest.hexdigest(),
-                   left_out=len(unknown))
+                   left_out=len(unknown), negative=int(negative[kept].sum()))
 
 
 def file_checksum(path) -> str:

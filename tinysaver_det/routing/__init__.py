@@ -3,6 +3,7 @@
 Option 0 keeps the saver's answer; options 1 and up are the base's.
 """
 
+from .operating_point import OperatingPoint
 from .threshold import Threshold
 
-__all__ = ['Threshold']
+__all__ = ['OperatingPoint', 'Threshold']

@@ -1,0 +1,181 @@
+"""Choose the threshold for a target, with a certainty."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+
+from ..confidence import Confidence
+from ..errors import ConfigError, OperatingPointError
+from ..routing import OperatingPoint
+from .bootstrap import resamples, upper_bound
+from .curve import OperatingCurve, operating_curve
+from .metric import Metric
+from .pair import Pair
+from .risk_control import LOSS, fixed_sequence, hoeffding_bentkus, image_losses
+from .walk import Walk
+
+TARGETS = dict(max_drop='the metric at most so much below the base alone',
+               max_gflops='at most so many GFLOPs per image',
+               min_saved="at least this share of the base's GFLOPs saved",
+               handover='at most this share of the images handed over',
+               max_image_loss='a loss per image of at most so much (F1)')
+POINTS = 101
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """The thresholds that were looked at, and the one that was chosen.
+
+    Attributes:
+        curve (OperatingCurve): All of them, from all-saver to all-base.
+        target (tuple[str, float]): Which of :data:`TARGETS`, and its number.
+        quantity (numpy.ndarray): (P,) what the target limits, on the calibration images.
+        bound (numpy.ndarray): (P,) what it will not exceed with the certainty; for ``ltt`` the p-value.
+        chosen (int | None): The point; None: no threshold meets the target.
+        point (OperatingPoint | None): The same with all that belongs to it.
+        method (str): 'bootstrap' or 'ltt'.
+        certainty (float): In [0, 1].
+    """
+
+    curve: OperatingCurve
+    target: tuple
+    quantity: np.ndarray
+    bound: np.ndarray
+    chosen: Optional[int]
+    point: Optional[OperatingPoint]
+    method: str
+    certainty: float
+
+    def require(self) -> OperatingPoint:
+        """The operating point.
+
+        Raises:
+            OperatingPointError: No threshold meets the target.
+        """
+        if self.point is None:
+            kind, value = self.target
+            raise OperatingPointError(
+                f'no threshold meets the target ({TARGETS[kind]}: {value:g}) with certainty {self.certainty:g} at less than '
+                "the base's cost: use the base alone, ask for less, or bring more images or another saver or confidence")
+        return self.point
+
+
+def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Optional[Metric] = None,
+              certainty: float = 0.95, for_images: Optional[float] = None, guarantee: str = 'bootstrap',
+              count: int = 1000, points: int = POINTS, seed: int = 0, leak: bool = False, progress=None) -> Calibration:
+    """Choose the cheapest threshold that meets a target with a certainty.
+
+    Thresholds are tried from all-base on towards all-saver, and the last before the first that fails is taken: so
+    trying many does not use up the certainty (fixed sequence testing). For a budget it is the other way round.
+
+    ``bootstrap``: images are drawn with replacement, all figures exact on each sample; see
+    :func:`tinysaver_det.analysis.bootstrap.upper_bound`. It is sound for many images, not a guarantee for few.
+    ``ltt``: Learn then Test, a guarantee without assumptions but that images are drawn alike, on the loss of
+    :func:`image_losses` and not on mAP.
+
+    Args:
+        pair: Saver and base on the calibration images.
+        confidence: What the saver's answers were scored with.
+        scores: (I,) the confidences.
+        target: (name, number), one of :data:`TARGETS`; ``max_image_loss`` goes with ``ltt`` alone.
+        metric: For ``max_drop`` (mAP by default); for ``ltt`` the F1 whose scores say what is shown ('f1' by default).
+        certainty: One-sided, in (0, 1).
+        for_images: The promise is about the figure on so many other images; as many as the calibration's by default,
+            infinite for the long run.
+        guarantee: 'bootstrap' or 'ltt'.
+        count: Resamples.
+        points: Thresholds, evenly spaced in handover.
+        seed: Of the resamples.
+        leak: Whether these are the test's own images, to be written down.
+        progress: See :meth:`RoutedEvaluator.coco`.
+
+    Raises:
+        ConfigError: A setting that cannot be used.
+    """
+    kind, value = target
+    if kind not in TARGETS:
+        raise ConfigError(f'the target must be one of {", ".join(TARGETS)}, but got {kind!r}')
+    if not 0 < certainty < 1:
+        raise ConfigError(f'certainty must lie between 0 and 1, but got {certainty}')
+    if (guarantee == 'ltt') != (kind == 'max_image_loss') or guarantee not in ('bootstrap', 'ltt'):
+        raise ConfigError(f'guarantee ltt goes with the target max_image_loss, and bootstrap with the others, but got '
+                          f'{guarantee} with {kind}: no guarantee is known for a metric like mAP')
+    if not math.isfinite(value) or value < 0 or kind in ('min_saved', 'handover', 'max_image_loss') and value >= 1:
+        raise ConfigError(f'the target {kind} must be a number of at least 0'
+                          f'{"" if kind in ("max_drop", "max_gflops") else " and below 1"}, but got {value:g}')
+    if kind == 'max_image_loss' and value == 0:
+        raise ConfigError('the target max_image_loss must be above 0')
+    images, evaluator = len(pair.truth), pair.evaluator
+    for_images = float(images if for_images is None else for_images)
+    if not for_images > 0:
+        raise ConfigError(f'the number of images that the promise is for must be above 0, but got {for_images:g}')
+    metric = (metric or Metric('f1' if guarantee == 'ltt' else 'mAP')).settle(evaluator)
+    if guarantee == 'ltt' and not metric.is_f1:
+        raise ConfigError(f'guarantee ltt is about an F1 per image, so the metric must be f1 or f1@SCORE, but is '
+                          f'{metric.name}')
+    curve = operating_curve(evaluator, scores, pair.saver_gflops, pair.base_gflops, metric, points, coco=False)
+    handed = np.rint(curve.handover * images).astype(int)
+    order = np.argsort(scores, kind='stable')
+    if guarantee == 'ltt':
+        losses = image_losses(evaluator, metric)
+        left = losses.sum() - np.concatenate([[0.0], np.cumsum(losses[order])])[handed]
+        quantity = np.maximum(left, 0) / images
+        bound = hoeffding_bentkus(quantity, images, value)
+        passed = fixed_sequence(bound[::-1], 1 - certainty)
+        chosen = len(curve) - passed if passed else None
+    else:
+        drawn = resamples(images, count, seed)
+        walk = Walk.by_order(order, handed, images)
+        if kind == 'max_drop':
+            samples = metric.values(evaluator, walk, drawn, progress)
+            samples = samples[:, -1:] - samples
+            quantity, limit = curve.drop, value
+        else:
+            saver, base = pair.saver_gflops, pair.base_gflops
+            cost = np.stack([saver, saver + base])
+            weighted = np.stack([walk.totals(cost * w) for w in drawn]) / images
+            alone = drawn @ base / images
+            quantity, samples, limit = {
+                'max_gflops': (curve.gflops, weighted, value),
+                'min_saved': (-curve.saved, weighted / alone[:, None] - 1, -value),
+                'handover': (curve.handover, np.stack([walk.totals(np.stack([0 * saver, 0 * saver + 1]) * w)
+                                                       for w in drawn]) / images, value)}[kind]
+        bound = upper_bound(quantity, samples, certainty, images, for_images)
+        met = bound <= limit + 1e-12
+        if kind == 'max_drop':
+            passed = fixed_sequence(np.where(met, 0.0, 1.0)[::-1], 0.5)
+            chosen = len(curve) - passed if passed else None
+        else:
+            chosen = int(np.flatnonzero(met).max()) if met.any() else None
+    if chosen is not None and kind in ('max_drop', 'max_image_loss') and curve.saved[chosen] <= 0:
+        chosen = None  # the base alone meets the target and is cheaper
+    point = None
+    if chosen is not None:
+        expected = dict(handover=curve.handover[chosen], gflops=curve.gflops[chosen], saved=curve.saved[chosen],
+                        value=curve.value[chosen], drop=curve.drop[chosen], saver=curve.saver, base=curve.base,
+                        quantity=quantity[chosen], **{'p_value' if guarantee == 'ltt' else 'bound': bound[chosen]})
+        if guarantee == 'ltt':
+            expected['loss'] = LOSS
+        elif kind == 'max_drop':
+            low = -upper_bound(-quantity[[chosen]], -samples[:, [chosen]], certainty, images, for_images)
+            expected['interval'] = [low[0], bound[chosen]]
+        point = OperatingPoint(
+            saver=dict(name=pair.saver.name, results=pair.saver.checksum, weights=pair.weights.get('saver')),
+            base=dict(name=pair.base.name, results=pair.base.checksum, weights=pair.weights.get('base')),
+            classes=pair.truth.classes, confidence=confidence.to_dict(), threshold=float(curve.thresholds[chosen]),
+            gflops=(curve.saver_gflops, curve.saver_gflops + curve.base_gflops),
+            metric=dict(name=metric.name, scores=metric.scores and list(metric.scores)), target={kind: value},
+            method=guarantee, certainty=certainty,
+            for_images=for_images if math.isfinite(for_images) and guarantee != 'ltt' else None,
+            expected={k: v if isinstance(v, str) else np.asarray(v).tolist() for k, v in expected.items()},
+            calibration=dict(annotations=pair.truth.checksum, images=images, image_ids=ids_checksum(pair.truth.image_ids),
+                             leak=bool(leak), resamples=count if guarantee == 'bootstrap' else None, seed=seed))
+    return Calibration(curve, (kind, value), quantity, bound, chosen, point, guarantee, certainty)
+
+
+def ids_checksum(image_ids) -> str:
+    """SHA-256 of image ids, whatever their order."""
+    return hashlib.sha256(' '.join(str(int(i)) for i in sorted(image_ids)).encode()).hexdigest()

@@ -1,0 +1,77 @@
+"""Whether what calibration promises holds: calibrate on one part of the images, test on the rest, many times."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..confidence import Confidence
+from .calibration import calibrate
+from .curve import operating_curve
+from .pair import Pair
+from .risk_control import image_losses
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How often a target was met on images that were not calibrated on.
+
+    Attributes:
+        target (tuple[str, float]): Which, and its number.
+        certainty (float): What was promised.
+        splits (int): Random halves.
+        found (int): Splits in which a threshold was found.
+        met (int): Those in which it met the target on the other half; where none was found, the base alone meets it.
+        saved (float): Mean share of the base's GFLOPs that was saved on the other halves; 0 where none was found.
+        quantity (float): Mean over the found ones of what the target limits, on the other halves.
+    """
+
+    target: tuple
+    certainty: float
+    splits: int
+    found: int
+    met: int
+    saved: float
+    quantity: float
+
+    @property
+    def share(self) -> float:
+        """Share of the splits in which the target was met."""
+        return (self.met + self.splits - self.found) / self.splits
+
+
+def coverage(pair: Pair, confidence: Confidence, scores, target, splits: int = 200, seed: int = 0, progress=None,
+             **settings) -> Coverage:
+    """Calibrate on random halves and test on the others.
+
+    Args:
+        pair, confidence, scores, target: As for :func:`calibrate`.
+        splits: How many.
+        seed: Of the splits.
+        progress: Called with the number of finished splits and of all.
+        settings: More for :func:`calibrate`.
+    """
+    rng, images = np.random.default_rng(seed), len(pair.truth)
+    kind, limit = target
+    met, saved, quantities = 0, [], []
+    for k in range(splits):
+        shuffled = rng.permutation(images)
+        half, rest = np.sort(shuffled[:images // 2]), np.sort(shuffled[images // 2:])
+        found = calibrate(pair.take(half), confidence, scores[half], target, for_images=len(rest), seed=k, **settings)
+        if found.point is not None:
+            tested, threshold, own = pair.take(rest), found.point.threshold, scores[rest]
+            handed = own < threshold
+            # three points: all-saver, this threshold, all-base
+            curve = operating_curve(tested.evaluator, np.where(handed, 0.0, 1.0), tested.saver_gflops,
+                                    tested.base_gflops, found.curve.metric, coco=False)
+            at = int(np.argmin(np.abs(curve.handover - handed.mean())))
+            quantity = dict(max_drop=curve.drop[at], max_gflops=curve.gflops[at], min_saved=curve.saved[at],
+                            handover=curve.handover[at]).get(kind)
+            if kind == 'max_image_loss':
+                quantity = float(image_losses(tested.evaluator, found.curve.metric)[~handed].sum() / len(rest))
+            met += quantity >= limit if kind == 'min_saved' else quantity <= limit
+            saved.append(curve.saved[at])
+            quantities.append(quantity)
+        if progress is not None:
+            progress(k + 1, splits)
+    return Coverage((kind, limit), settings.get('certainty', 0.95), splits, len(quantities), int(met),
+                    float(np.sum(saved) / splits), float(np.mean(quantities)) if quantities else float('nan'))

@@ -1,0 +1,225 @@
+"""What a cascade costs and finds at every threshold."""
+
+import csv
+from dataclasses import dataclass, field
+from typing import Optional
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..files import whole_file
+from .evaluator import METRICS, CocoFigures, RoutedEvaluator
+from .metric import Metric
+from .walk import Walk
+
+HANDOVERS = tuple(round(0.1 * k, 1) for k in range(1, 10))
+DROPS = (0.002, 0.005, 0.01, 0.02)
+ALWAYS = 2.0  # a threshold that no confidence reaches
+
+
+@dataclass(frozen=True, eq=False)
+class OperatingCurve:
+    """A cascade from all-saver to all-base; one point for every threshold that changes the routing, or a grid of them.
+
+    Attributes:
+        name (str): Of the confidence.
+        metric (Metric): The metric that ``value`` holds.
+        thresholds (numpy.ndarray): (P,) hand over below it.
+        handover (numpy.ndarray): (P,) share of the images that the base answers.
+        gflops (numpy.ndarray): (P,) mean GFLOPs per image.
+        value (numpy.ndarray): (P,) the metric.
+        saver_gflops, base_gflops (float): Mean GFLOPs per image of each alone.
+        figures (CocoFigures | None): COCO's twelve metrics and the classes' AP at the points, where they were asked for.
+        confidences (numpy.ndarray | None): (I,) of the images.
+    """
+
+    name: str
+    metric: Metric
+    thresholds: np.ndarray
+    handover: np.ndarray
+    gflops: np.ndarray
+    value: np.ndarray
+    saver_gflops: float
+    base_gflops: float
+    figures: Optional[CocoFigures] = None
+    confidences: Optional[np.ndarray] = field(default=None, repr=False)
+
+    def __len__(self):
+        return len(self.value)
+
+    @property
+    def saver(self) -> float:
+        """The metric of the saver alone."""
+        return float(self.value[0])
+
+    @property
+    def base(self) -> float:
+        """The metric of the base alone."""
+        return float(self.value[-1])
+
+    @property
+    def saved(self) -> np.ndarray:
+        """(P,) 1 - gflops / base_gflops; negative where the cascade costs more than the base alone."""
+        return 1 - self.gflops / self.base_gflops
+
+    @property
+    def drop(self) -> np.ndarray:
+        """(P,) the metric's loss against the base alone."""
+        return self.base - self.value
+
+    def retention(self) -> dict:
+        """The share of the base's gain that is kept at a handover of h: (metric(h) - saver) / (base - saver).
+
+        Returns:
+            dict: By '0.1' to '0.9', linear between the curve's points, and their 'mean'; None where base and saver are
+            equal.
+        """
+        gain = self.base - self.saver
+        if not gain:
+            return {**{str(h): None for h in HANDOVERS}, 'mean': None}
+        kept = (np.interp(HANDOVERS, self.handover, self.value) - self.saver) / gain
+        return {**{str(h): float(v) for h, v in zip(HANDOVERS, kept)}, 'mean': float(kept.mean())}
+
+    def saved_at_drop(self, drops=DROPS) -> dict:
+        """The largest share of the base's GFLOPs that a point saves whose metric is at most so much below the base's.
+
+        The base alone saves nothing and is always there, so the least is 0. This is the best of many points on these
+        very images; what to expect on others is a matter of calibration.
+        """
+        return {str(d): float(max(0.0, self.saved[self.drop <= d].max(initial=0.0))) for d in drops}
+
+    def cheapest(self, drop: float) -> int:
+        """The point that costs least among those whose metric is at most ``drop`` below the base's."""
+        allowed = np.flatnonzero(self.drop <= drop)
+        return int(allowed[np.argmin(self.gflops[allowed])])
+
+    def area_above(self, statics=()) -> float:
+        """Mean advantage over the static models, in the metric, from the saver's GFLOPs to the base's.
+
+        The line joins the static models that no other beats (saver and base among them), so what lies between two is
+        taken as reached. The curve is taken at its GFLOPs, linear between its points; above the base's GFLOPs it isn't
+        looked at.
+
+        Args:
+            statics: (name, gflops, value) of other models.
+        """
+        line = pareto([(self.saver_gflops, self.saver), (self.base_gflops, self.base), *((g, v) for _, g, v in statics)])
+        at = np.linspace(self.saver_gflops, self.base_gflops, 1001)
+        return float((np.interp(at, self.gflops, self.value) - np.interp(at, *zip(*line))).mean())
+
+    def save(self, path) -> None:
+        """Write ``curve.csv``: one row per point, all-saver to all-base; the file is whole or absent.
+
+        Columns: threshold, handover, gflops and COCO's twelve metrics, then the chosen metric if it is none of these.
+        """
+        if self.figures is None:
+            raise ConfigError(f"the curve of {self.name} has no COCO figures to write: ask for them")
+        extra = [self.metric.name] if self.metric.is_f1 else []
+        with whole_file(path) as f:
+            writer = csv.writer(f, lineterminator='\n')
+            writer.writerow(['threshold', 'handover', 'gflops', *METRICS, *extra])
+            for p, row in enumerate(self.figures.mean.tolist()):
+                writer.writerow([repr(float(v)) for v in (self.thresholds[p], self.handover[p], self.gflops[p])]
+                                + row + [float(self.value[p])] * len(extra))
+
+
+def operating_curve(evaluator: RoutedEvaluator, confidences, saver_gflops, base_gflops, metric: Metric = None,
+                    points: Optional[int] = None, name: str = '', coco: bool = True, progress=None) -> OperatingCurve:
+    """The exact operating curve of a cascade of the evaluator's first two options.
+
+    Args:
+        evaluator: Of (saver, base).
+        confidences: (I,) of the saver's answers; images of equal confidence change together.
+        saver_gflops, base_gflops: GFLOPs of each stage alone, one number or (I,).
+        metric: mAP by default.
+        points: At most so many, evenly spaced in handover; all by default.
+        name: Of the confidence.
+        coco: Whether to keep COCO's twelve metrics and the classes' AP.
+        progress: See :meth:`RoutedEvaluator.coco`.
+    """
+    metric = (metric or Metric('mAP')).settle(evaluator)
+    confidences = np.asarray(confidences, np.float64)
+    order, counts, thresholds = routing_points(confidences, points)
+    walk = Walk.by_order(order, counts, len(evaluator))
+    figures = evaluator.coco(walk, progress=progress) if coco else None
+    value = metric.of(figures) if coco else None
+    if value is None:
+        value = metric.values(evaluator, walk, progress=None if coco else progress)[0]
+    saver, base = (np.broadcast_to(np.asarray(g, np.float64), len(evaluator)) for g in (saver_gflops, base_gflops))
+    gflops = np.concatenate([[0.0], np.cumsum(base[order])])[counts] / len(evaluator) + saver.mean()
+    return OperatingCurve(name, metric, thresholds, counts / len(evaluator), gflops, value, float(saver.mean()),
+                          float(base.mean()), figures, confidences)
+
+
+def routing_points(confidences, points: Optional[int] = None):
+    """The thresholds that change the routing.
+
+    Args:
+        confidences: (I,).
+        points: At most so many, evenly spaced in handover, with both ends; all by default.
+
+    Returns:
+        tuple: (I,) the images in the order in which they are handed over, (P,) how many are at each point, and (P,)
+        thresholds, between the confidences that they part; 0 hands over nothing, 2 everything.
+    """
+    if points is not None and points < 2:
+        raise ConfigError(f'a curve needs at least 2 points (all-saver and all-base), but got {points}')
+    order = np.argsort(confidences, kind='stable')
+    ranked = np.asarray(confidences, np.float64)[order]
+    counts = np.concatenate([[0], np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, [len(ranked)]])
+    if points is not None and points < len(counts):
+        wanted = np.linspace(0, len(ranked), points)
+        counts = np.unique(counts[np.abs(counts[:, None] - wanted).argmin(axis=0)])
+    inner = counts[1:-1]
+    below, above = ranked[inner - 1], ranked[inner]
+    middle = below + (above - below) / 2
+    return order, counts, np.concatenate([[0.0], np.where(middle > below, middle, above), [ALWAYS]])
+
+
+def gains(evaluator: RoutedEvaluator, metric: Metric, progress=None) -> np.ndarray:
+    """(I,) what the metric gains when one image alone is handed over and the saver answers all others, exactly."""
+    metric = metric.settle(evaluator)
+    images = len(evaluator)
+    at = np.repeat(np.arange(images + 1), 2)[1:-1]  # image i goes at point i and comes back at i + 1
+    image = np.repeat(np.arange(images), 2)
+    option = np.tile(np.array([1, 0], np.int8), images)
+    walk = Walk(np.zeros(images, np.int8), at, image, option, images + 1)
+    values = metric.values(evaluator, walk, progress=progress)[0]
+    return values[:images] - metric.values(evaluator, Walk.one(np.zeros(images)))[0, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class RandomBand:
+    """Images handed over at random.
+
+    Attributes:
+        handover, gflops (numpy.ndarray): (P,).
+        value, low, high (numpy.ndarray): (P,) mean, lowest and highest of the seeds.
+        seeds (int): How many.
+    """
+
+    handover: np.ndarray
+    gflops: np.ndarray
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    seeds: int
+
+
+def random_band(evaluator: RoutedEvaluator, saver_gflops, base_gflops, metric: Metric, points: int = 51,
+                seeds: int = 20) -> RandomBand:
+    """The metric when images are handed over in random order, over some seeds (0, 1, ...)."""
+    curves = [operating_curve(evaluator, np.random.default_rng(s).permutation(len(evaluator)), saver_gflops, base_gflops,
+                              metric, points, coco=False) for s in range(seeds)]
+    values = np.array([c.value for c in curves])
+    return RandomBand(curves[0].handover, np.mean([c.gflops for c in curves], axis=0), values.mean(axis=0),
+                      values.min(axis=0), values.max(axis=0), seeds)
+
+
+def pareto(points):
+    """The (gflops, value) pairs that none beats at their cost or less, by cost."""
+    kept = []
+    for gflops, value in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not kept or value > kept[-1][1]:
+            kept.append((gflops, value))
+    return kept

@@ -1,0 +1,153 @@
+"""A saver and a base with their recorded results on one data set."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Optional
+
+import numpy as np
+
+from ..errors import ConfigError, DataError
+from ..files import whole_file
+from .evaluator import RoutedEvaluator
+from .matching import match
+from .records import GroundTruth, Results, read_ground_truth, read_results, some
+
+RECORD = 'record.json'
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """What is known of a cascade before it is deployed.
+
+    Attributes:
+        truth (GroundTruth): The annotations.
+        saver, base (Results): Recorded on all of its images.
+        saver_gflops, base_gflops (numpy.ndarray): (I,) GFLOPs of each stage alone on each image.
+        weights (dict): SHA-256 of the models' weights by 'saver' and 'base', where known.
+    """
+
+    truth: GroundTruth
+    saver: Results
+    base: Results
+    saver_gflops: np.ndarray
+    base_gflops: np.ndarray
+    weights: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ('saver_gflops', 'base_gflops'):
+            object.__setattr__(self, name, check_gflops(getattr(self, name), len(self.truth), name))
+
+    @cached_property
+    def evaluator(self) -> RoutedEvaluator:
+        """Of (saver, base), matched once."""
+        return RoutedEvaluator(self.truth, [match(self.truth, r) for r in (self.saver, self.base)])
+
+    @property
+    def title(self) -> str:
+        """'saver -> base', by their names."""
+        return f'{self.saver.name} -> {self.base.name}'
+
+    def take(self, images) -> 'Pair':
+        """The same on some of the images; (N,) indices, ascending."""
+        return Pair(self.truth.take(images), self.saver.take(images), self.base.take(images),
+                    self.saver_gflops[images], self.base_gflops[images], self.weights)
+
+    def notes(self) -> list:
+        """Sentences that belong beside the figures."""
+        notes = list(self.truth.notes)
+        for results in (self.saver, self.base):
+            if len(results.without):
+                ids = self.truth.image_ids[results.without]
+                notes.append(f'{results.name} has no boxes on {some(ids, "images")} of {len(self.truth)}: taken as images '
+                             'on which it found nothing')
+            if results.negative:
+                notes.append(f'{results.name} has {results.negative} boxes of negative width or height: they hit nothing')
+            if results.left_out:
+                notes.append(f'{results.name} also has boxes on {results.left_out} images without annotations: left out')
+        if self.saver_gflops.mean() >= self.base_gflops.mean():
+            notes.append('the saver costs as much as the base or more: no cascade of the two can save anything')
+        return notes
+
+    def save(self, folder) -> None:
+        """Write ``record.json``: everything but the annotations and results, which it names."""
+        with whole_file(os.path.join(folder, RECORD)) as f:
+            json.dump(dict(
+                annotations=os.path.abspath(self.truth.path), classes=list(self.truth.classes),
+                **{stage: dict(name=getattr(self, stage).name, results=os.path.basename(getattr(self, stage).path),
+                               weights=self.weights.get(stage), gflops=getattr(self, f'{stage}_gflops').tolist())
+                   for stage in ('saver', 'base')}), f)
+
+
+def read_pair(annotations, saver, base, saver_gflops, base_gflops, classes: Optional[Sequence[str]] = None,
+              subset: bool = False) -> Pair:
+    """Read a pair from COCO files.
+
+    Args:
+        annotations: Annotation file.
+        saver, base: Results files; ``NAME=FILE`` names the model, else the file's name does.
+        saver_gflops, base_gflops: GFLOPs of each alone, one number or (I,) in the order of the image ids.
+        classes: The target classes; all by default.
+        subset: See :func:`read_results`.
+
+    Raises:
+        DataError, ConfigError: See :func:`read_ground_truth` and :func:`read_results`.
+    """
+    truth = read_ground_truth(annotations, classes)
+    results = []
+    for given in (saver, base):
+        name, path = split_name(given)
+        results.append(read_results(path, truth, name, subset))
+    return Pair(truth, *results, saver_gflops, base_gflops)
+
+
+def read_record(folder, classes: Optional[Sequence[str]] = None) -> Pair:
+    """Read what ``tools/test.py --sweep`` recorded.
+
+    Args:
+        folder: With ``record.json`` and the results files.
+        classes: The target classes; those of the record by default.
+
+    Raises:
+        DataError: It is not one.
+    """
+    path = os.path.join(folder, RECORD)
+    try:
+        with open(path, encoding='utf-8') as f:
+            record = json.load(f)
+        stages = {s: record[s] for s in ('saver', 'base')}
+        truth = read_ground_truth(record['annotations'], classes or record['classes'])
+        results = {s: read_results(os.path.join(folder, r['results']), truth, r['name']) for s, r in stages.items()}
+        gflops = [np.array(stages[s]['gflops'], np.float64) for s in stages]
+        return Pair(truth, results['saver'], results['base'], *gflops, {s: r.get('weights') for s, r in stages.items()})
+    except OSError as e:
+        raise DataError(f'{path} cannot be read: {e.strerror}; record with tools/test.py CONFIG --sweep') from e
+    except (ValueError, KeyError, TypeError) as e:
+        if isinstance(e, (DataError, ConfigError)):
+            raise
+        raise DataError(f'{path} is not a record of tools/test.py --sweep: {type(e).__name__} {e}') from e
+
+
+def split_name(given: str):
+    """(name or None, path) of ``NAME=FILE`` or ``FILE``."""
+    given = os.fspath(given)
+    if '=' in given and not os.path.exists(given):
+        name, path = given.split('=', 1)
+        return name, path
+    return None, given
+
+
+def check_gflops(value, images: int, what: str) -> np.ndarray:
+    """(I,) GFLOPs from one number or one per image.
+
+    Raises:
+        ConfigError: Not positive and finite, or of another length.
+    """
+    array = np.asarray(value, np.float64)
+    if array.shape not in ((), (images,)):
+        raise ConfigError(f'{what} must be one number or one for each of the {images} images, but has shape {array.shape}')
+    if not (np.isfinite(array).all() and (array > 0).all()):
+        raise ConfigError(f'{what} must be above 0 and finite, but got {array.min():g}')
+    return np.broadcast_to(array, (images,))

@@ -1,0 +1,81 @@
+"""Confidences of recorded answers."""
+
+import ast
+from collections.abc import Sequence
+from typing import Optional
+
+import numpy as np
+
+from ..confidence import CONFIDENCES, Confidence, build_confidence
+from ..errors import ConfigError
+from .records import GroundTruth, Results
+
+
+def confidences(results: Results, truth: GroundTruth, confidence: Confidence) -> np.ndarray:
+    """(I,) the confidence of each image's boxes, by the same code as in the live detector."""
+    confidence.bind(truth.classes)
+    return np.array([confidence(d) for d in results.detections(truth)], np.float64)
+
+
+def parse_confidence(text: str) -> dict:
+    """A confidence's configuration from a command line: ``BoxEntropy``, ``TopKMean(k=3)``.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    try:
+        call = ast.parse(text, mode='eval').body
+        if isinstance(call, ast.Call) and not call.args:
+            return dict(type=call.func.id, **{k.arg: ast.literal_eval(k.value) for k in call.keywords})
+        return dict(type=call.id)
+    except (SyntaxError, ValueError, AttributeError, TypeError) as e:
+        raise ConfigError(f'a confidence must be a name with or without settings, such as BoxEntropy or TopKMean(k=3), '
+                          f'but got {text!r}') from e
+
+
+def class_masses(truth: GroundTruth, results: Results, reference: Optional[GroundTruth] = None) -> dict:
+    """How many objects of each class are to be expected, for :class:`ClassWeightedEntropy`.
+
+    Args:
+        truth: Names the classes.
+        results: The saver's; the sum of its scores is the mass, unless there is a ``reference``. No annotation is
+            looked at.
+        reference: Annotations of other images, whose objects are counted, such as those that the saver was trained on.
+
+    Returns:
+        dict: By class name; at least 1, also for a class that isn't there.
+
+    Raises:
+        ConfigError: The reference lacks classes.
+    """
+    if reference is None:
+        mass = np.bincount(results.label, weights=results.scores, minlength=len(truth.classes))
+    else:
+        lacking = [c for c in truth.classes if c not in reference.classes]
+        if lacking:
+            raise ConfigError(f'{reference.path} lacks the target classes {", ".join(lacking)}: weights need them all')
+        counts = np.bincount(reference.label, minlength=len(reference.classes))
+        mass = [counts[reference.classes.index(c)] for c in truth.classes]
+    return {c: float(max(m, 1)) for c, m in zip(truth.classes, mass)}
+
+
+def named_confidences(names: Sequence[str], truth: GroundTruth, results: Results,
+                      reference: Optional[GroundTruth] = None) -> dict:
+    """Confidences by the names that a command line gives them, ``all`` being every one that this package brings.
+
+    A :class:`ClassWeightedEntropy` without masses gets those of :func:`class_masses`; ``all`` has it with power 1 and
+    with 0.5.
+
+    Raises:
+        ConfigError: An unknown name or setting.
+    """
+    wanted = []
+    for name in names:
+        wanted += [*CONFIDENCES, 'ClassWeightedEntropy(power=0.5)'] if name == 'all' else [name]
+    found = {}
+    for name in wanted:
+        config = parse_confidence(name)
+        if config['type'] == 'ClassWeightedEntropy' and 'masses' not in config:
+            config['masses'] = class_masses(truth, results, reference)
+        found[name.replace(' ', '')] = build_confidence(config)
+    return found

@@ -1,0 +1,135 @@
+"""A threshold with what it was chosen for."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Optional
+
+from ..errors import OperatingPointError
+from ..files import whole_file
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What calibration found, and for what: the content of ``operating_point.json``.
+
+    Attributes:
+        saver, base (dict): ``name``; ``results`` (SHA-256 of the recorded results) and ``weights`` (SHA-256 of the
+            weights, see :func:`tinysaver_det.models.checkpoint.weights_checksum`), None where not known.
+        classes (tuple[str, ...]): The target classes.
+        confidence (dict): Its configuration.
+        threshold (float): Hand over below it.
+        gflops (tuple[float, float]): GFLOPs of an image that is kept and of one that is handed over, mean per image.
+        metric (dict): ``name`` and, for an F1, ``scores`` of both models.
+        target (dict): What was asked for, such as ``{"max_drop": 0.005}``.
+        method (str): 'bootstrap' or 'ltt'.
+        certainty (float): In [0, 1].
+        for_images (float | None): On how many images the target shall be met; None: in the long run.
+        expected (dict): Figures on the calibration images and their bounds.
+        calibration (dict): ``annotations`` (SHA-256 of the file), ``images`` (how many), ``image_ids`` (SHA-256 of their
+            ids), ``leak`` (whether they are the test's own), ``resamples`` and ``seed``.
+    """
+
+    saver: dict
+    base: dict
+    classes: tuple
+    confidence: dict
+    threshold: float
+    gflops: tuple
+    metric: dict
+    target: dict
+    method: str
+    certainty: float
+    for_images: Optional[float]
+    expected: dict
+    calibration: dict
+    format: int = field(default=FORMAT)
+
+    @classmethod
+    def read(cls, path) -> 'OperatingPoint':
+        """Read ``operating_point.json``.
+
+        Raises:
+            OperatingPointError: It cannot be read, or is of another format.
+        """
+        path = os.fspath(path)
+        try:
+            with open(path, encoding='utf-8') as f:
+                content = json.load(f)
+        except OSError as e:
+            raise OperatingPointError(f'operating point {path} cannot be read: {e.strerror}') from e
+        except ValueError as e:
+            raise OperatingPointError(f'operating point {path} is not JSON: {e}') from e
+        names = [f.name for f in fields(cls)]
+        if not isinstance(content, dict) or content.get('format') != FORMAT:
+            raise OperatingPointError(f'operating point {path} must be of format {FORMAT}, but is of '
+                                      f'{content.get("format") if isinstance(content, dict) else None!r}: make it anew '
+                                      'with tools/calibrate.py')
+        lacking = [n for n in names if n not in content]
+        if lacking:
+            raise OperatingPointError(f'operating point {path} lacks {", ".join(lacking)}: make it anew with '
+                                      'tools/calibrate.py')
+        point = cls(**{n: tuple(content[n]) if n in ('classes', 'gflops') else content[n] for n in names})
+        value = point.threshold
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+            raise OperatingPointError(f'operating point {path} has no threshold of at least 0, but {value!r}: make it anew '
+                                      'with tools/calibrate.py')
+        return point
+
+    def save(self, path) -> None:
+        """Write as JSON; the file is whole or absent."""
+        with whole_file(path) as f:
+            json.dump(asdict(self), f, indent=2, allow_nan=False)
+            f.write('\n')
+
+    def check(self, classes: Optional[Sequence[str]] = None, confidence: Optional[dict] = None,
+              names: Optional[dict] = None, weights: Optional[dict] = None,
+              annotations: Optional[str] = None, image_ids: Optional[str] = None) -> None:
+        """Refuse to be applied to something else; what is None is not looked at.
+
+        Args:
+            classes: The target classes.
+            confidence: A configuration; each setting that it has must be this point's.
+            names: Of the models, by 'saver' and 'base'.
+            weights: SHA-256 of the models' weights, by 'saver' and 'base', compared where the point knows them.
+            annotations: SHA-256 of the annotations that are to be tested on.
+            image_ids: SHA-256 of their image ids (:func:`ids_checksum`).
+
+        Raises:
+            OperatingPointError: Naming what differs.
+        """
+        if classes is not None and tuple(classes) != self.classes:
+            ours, theirs = set(self.classes), set(classes)
+            difference = (f'it lacks {_some(theirs - ours)}' if theirs - ours else f'it also has {_some(ours - theirs)}'
+                          if ours - theirs else 'they stand in another order')
+            raise OperatingPointError(f'the operating point was made for {len(self.classes)} target classes, other than '
+                                      f'these {len(classes)} ({difference}): calibrate for these')
+        if confidence is not None:
+            for key, value in confidence.items():
+                if self.confidence.get(key) != value:
+                    raise OperatingPointError(
+                        f'the operating point was made with confidence {self.confidence.get("type")}, whose {key} is '
+                        f'{self.confidence.get(key)!r}, but here it is {value!r}: calibrate with this confidence, or '
+                        "leave it out to take the operating point's")
+        for kind, given in (('name', names), ('weights', weights)):
+            for stage in ('saver', 'base'):
+                own = getattr(self, stage).get(kind)
+                if given is not None and own is not None and given.get(stage) not in (None, own):
+                    shown = given[stage] if kind == 'name' else 'another model, or other weights'
+                    raise OperatingPointError(f'the operating point was made for the {stage} '
+                                              f'{getattr(self, stage)["name"]!r}, but here the {stage} is '
+                                              f'{shown!r}: calibrate this pair')
+        same = (annotations is not None and annotations == self.calibration['annotations']
+                or image_ids is not None and image_ids == self.calibration['image_ids'])
+        if same and not self.calibration['leak']:
+            raise OperatingPointError('the operating point was calibrated on these very images, so figures on them say '
+                                      'nothing about others: test on others, or calibrate with --allow-leak')
+
+
+def _some(names):
+    names = sorted(names)
+    return ', '.join(repr(n) for n in names[:5]) + (', ...' if len(names) > 5 else '')
