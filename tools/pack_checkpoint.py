@@ -15,7 +15,8 @@ def main(argv=None):
     parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', action=DictAction,
                         help='override settings of the config, such as model.saver.checkpoint=FILE')
     args = parser.parse_args(argv)
-    from tinysaver_det.engine.command import one_sentence, read_config
+    from tinysaver_det.command import one_sentence
+    from tinysaver_det.engine.command import read_config
 
     with one_sentence():
         from tinysaver_det.models.packed import pack_checkpoint

@@ -42,7 +42,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from tinysaver_det.engine.command import one_sentence, read_config
+    from tinysaver_det.command import one_sentence
+    from tinysaver_det.engine.command import read_config
 
     with one_sentence():
         from tinysaver_det.engine.evaluate import evaluate, show_predictions

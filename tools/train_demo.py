@@ -21,7 +21,8 @@ def main(argv=None):
                         help='accepted loss of mAP on the calibration split (default 0.001)')
     parser.add_argument('--quiet', action='store_true', help='no progress')
     args = parser.parse_args(argv)
-    from tinysaver_det.engine.command import one_sentence, read_config
+    from tinysaver_det.command import one_sentence
+    from tinysaver_det.engine.command import read_config
 
     with one_sentence():
         from tinysaver_det.engine.train_demo import choose_operating_point, train_stage

@@ -19,8 +19,9 @@ def resamples(images: int, count: int, seed: int = 0) -> np.ndarray:
 def upper_bound(estimate, samples, certainty: float, images: int, for_images: float) -> np.ndarray:
     """What a figure will not exceed on other images, with a certainty.
 
-    The deviations of the bootstrap samples from their mean stand for those of the estimate from the truth. A figure that
-    is measured on ``for_images`` others deviates itself, so the deviations are widened by sqrt(1 + images / for_images).
+    The deviations of the bootstrap samples from their mean stand for those of the estimate from the truth. A figure
+    that is measured on ``for_images`` others deviates itself, so the deviations are widened by sqrt(1 + images /
+    for_images).
 
     Args:
         estimate: (P,) on the calibration images.

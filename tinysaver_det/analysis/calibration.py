@@ -171,9 +171,10 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
             method=guarantee, certainty=certainty,
             for_images=for_images if math.isfinite(for_images) and guarantee != 'ltt' else None,
             expected={k: v if isinstance(v, str) else np.asarray(v).tolist() for k, v in expected.items()},
-            calibration=dict(annotations=pair.truth.checksum, images=images, image_ids=ids_checksum(pair.truth.image_ids),
-                             leak=bool(leak), resamples=count if guarantee == 'bootstrap' else None, seed=seed))
-    return Calibration(curve, (kind, value), quantity, bound, chosen, point, guarantee, certainty)
+            calibration=dict(annotations=pair.truth.checksum, images=images,
+                             image_ids=ids_checksum(pair.truth.image_ids), leak=bool(leak), resamples=count if guarantee
+    == 'bootstrap' else None, seed=seed)) return Calibration(curve, (kind, value), quantity, bound, chosen, point,
+            guarantee, certainty)
 
 
 def ids_checksum(image_ids) -> str:

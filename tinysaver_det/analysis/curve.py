@@ -29,7 +29,8 @@ class OperatingCurve:
         gflops (numpy.ndarray): (P,) mean GFLOPs per image.
         value (numpy.ndarray): (P,) the metric.
         saver_gflops, base_gflops (float): Mean GFLOPs per image of each alone.
-        figures (CocoFigures | None): COCO's twelve metrics and the classes' AP at the points, where they were asked for.
+        figures (CocoFigures | None): COCO's twelve metrics and the classes' AP at the points, where they were asked
+            for.
         confidences (numpy.ndarray | None): (I,) of the images.
     """
 

@@ -167,8 +167,8 @@ class CocoFigures:
 
     Attributes:
         classes (tuple[str, ...]): Names.
-        per_class (numpy.ndarray): (P, C, 12) in [0, 1], in the order of :data:`METRICS`; NaN where a class has no object
-            of that size.
+        per_class (numpy.ndarray): (P, C, 12) in [0, 1], in the order of :data:`METRICS`; NaN where a class has no
+            object of that size.
     """
 
     classes: tuple

@@ -55,6 +55,16 @@ class Pair:
         return Pair(self.truth.take(images), self.saver.take(images), self.base.take(images),
                     self.saver_gflops[images], self.base_gflops[images], self.weights)
 
+    def only(self, classes: Sequence[str]) -> 'Pair':
+        """The same for some of the classes.
+
+        Raises:
+            ConfigError: A class that is not there.
+        """
+        truth = self.truth.only(classes)
+        return Pair(truth, self.saver.only(truth, self.truth), self.base.only(truth, self.truth), self.saver_gflops,
+                    self.base_gflops, self.weights)
+
     def notes(self) -> list:
         """Sentences that belong beside the figures."""
         notes = list(self.truth.notes)

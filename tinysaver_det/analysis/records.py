@@ -76,6 +76,22 @@ class GroundTruth:
                        **{k: getattr(self, k)[kept] for k in ('label', 'bboxes', 'areas', 'crowd', 'zero_id')})
 
 
+    def only(self, classes: Sequence[str]) -> 'GroundTruth':
+        """The same for some of the classes; they keep their order.
+
+        Raises:
+            ConfigError: A class that is not there.
+        """
+        refuse_unknown(classes, self.classes, f'a class of annotation file {self.path}')
+        chosen = np.array([c in set(classes) for c in self.classes])
+        kept = chosen[self.label]
+        return replace(self, classes=tuple(c for c, k in zip(self.classes, chosen) if k),
+                       category_ids=self.category_ids[chosen],
+                       other_category_ids=self.other_category_ids | set(self.category_ids[~chosen].tolist()),
+                       label=(np.cumsum(chosen) - 1)[self.label[kept]],
+                       **{k: getattr(self, k)[kept] for k in ('image', 'bboxes', 'areas', 'crowd', 'zero_id')})
+
+
 @dataclass(frozen=True, eq=False)
 class Results:
     """The recorded boxes of one model on the images of a :class:`GroundTruth`, target classes only.
@@ -90,7 +106,8 @@ class Results:
         path (str): The file.
         checksum (str): SHA-256 of the file.
         left_out (int): Images that only the results have, where these were allowed.
-        negative (int): Boxes of negative width or height. Heads without NMS give some; as in pycocotools they hit nothing.
+        negative (int): Boxes of negative width or height. Heads without NMS give some; as in pycocotools they hit
+            nothing.
     """
 
     name: str
@@ -117,6 +134,13 @@ class Results:
         without = new[self.without]
         return replace(self, image=new[self.image[kept]], label=self.label[kept], bboxes=self.bboxes[kept],
                        scores=self.scores[kept], images=len(images), without=without[without >= 0])
+
+    def only(self, truth: GroundTruth, of: GroundTruth) -> 'Results':
+        """The same for the classes of ``truth``, which are some of those of ``of``."""
+        new = np.array([truth.classes.index(c) if c in truth.classes else -1 for c in of.classes])
+        kept = new[self.label] >= 0
+        return replace(self, label=new[self.label[kept]],
+                       **{k: getattr(self, k)[kept] for k in ('image', 'bboxes', 'scores')})
 
     def detections(self, truth: GroundTruth) -> Iterator[Detections]:
         """The boxes of each image, as the live detector hands them to a confidence."""
@@ -147,13 +171,14 @@ def read_ground_truth(path, classes: Optional[Sequence[str]] = None) -> GroundTr
     if not content.get('categories'):
         raise DataError(f"annotation file {path} lists no classes under 'categories': add them, with id and name")
     try:
-        return _ground_truth(content, path, checksum, classes)
+        truth = _ground_truth(content, path, checksum)
     except (KeyError, TypeError, IndexError) as e:
         raise DataError(f'annotation file {path} is not in the COCO format: {type(e).__name__} {e} in its images, '
                         'annotations or categories') from e
+    return truth if classes is None else truth.only(classes)
 
 
-def _ground_truth(content, path, checksum, classes):
+def _ground_truth(content, path, checksum):
     images, annotations = content['images'], content.get('annotations') or []
     ids = np.array([i['id'] for i in images], dtype=np.int64)
     _refuse_twice(ids, f'annotation file {path}', 'images')
@@ -163,11 +188,6 @@ def _ground_truth(content, path, checksum, classes):
     if len(set(names)) != len(names):
         twice = next(n for n in names if names.count(n) > 1)
         raise DataError(f'annotation file {path} names two categories {twice!r}: rename one')
-    if classes is not None:
-        refuse_unknown(classes, names, f'a class of annotation file {path}')
-        chosen = np.array([n in set(classes) for n in names])
-    else:
-        chosen = np.ones(len(names), bool)
     order = np.argsort(ids, kind='stable')
     ids = ids[order]
 
@@ -189,19 +209,16 @@ def _ground_truth(content, path, checksum, classes):
     if lacking:
         notes.append(f'{lacking} annotations of {path} have no area: that of the box is taken')
         areas = [b[2] * b[3] if a is None else a for a, b in zip(areas, bboxes)]
-    kept = chosen[category] if len(category) else np.zeros(0, bool)
     zero = own_ids == 0
-    if zero[kept].any():
+    if zero.any():
         notes.append(f'annotation 0 of {path} never counts as found, as in pycocotools: number annotations from 1')
-    labels = np.cumsum(chosen) - 1
     return GroundTruth(
         image_ids=ids,
         image_sizes=np.array([(images[i].get('height') or 0, images[i].get('width') or 0) for i in order], np.int64),
         file_names=tuple(str(images[i].get('file_name', images[i]['id'])) for i in order),
-        classes=tuple(n for n, c in zip(names, chosen) if c), category_ids=category_ids[chosen],
-        other_category_ids=frozenset(category_ids[~chosen].tolist()), image=image[kept], label=labels[category[kept]],
-        bboxes=bboxes[kept], areas=np.array(areas, np.float64)[kept],
-        crowd=np.array([bool(a.get('iscrowd', 0)) for a in annotations], bool)[kept], zero_id=zero[kept],
+        classes=tuple(names), category_ids=category_ids, other_category_ids=frozenset(), image=image, label=category,
+        bboxes=bboxes, areas=np.array(areas, np.float64),
+        crowd=np.array([bool(a.get('iscrowd', 0)) for a in annotations], bool), zero_id=zero,
         path=path, checksum=checksum, notes=tuple(notes))
 
 

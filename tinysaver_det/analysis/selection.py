@@ -27,8 +27,8 @@ class SaverRank:
         name (str): Of the saver.
         gflops, value (float): Its cost and metric alone.
         cost_ratio (float): c, its GFLOPs over the base's.
-        exit_rate (float): R, the largest share of images, the most confident first, that the saver answers no worse than
-            the base.
+        exit_rate (float): R, the largest share of images, the most confident first, that the saver answers no worse
+            than the base.
         first_exit_rate (float): The share before the first at which it is worse, as the released code stops.
         delta_c (float): c - R; worth having only below 0, the lower the better.
         saved (float): Largest share of the base's GFLOPs saved at the asked drop.
@@ -106,8 +106,8 @@ def exit_rates(shares, saver, base):
     """R from matched performance.
 
     Returns:
-        tuple: (B,) the largest share at which the saver is no worse, (B,) the last before the first at which it is worse;
-        0 where there is none.
+        tuple: (B,) the largest share at which the saver is no worse, (B,) the last before the first at which it is
+        worse; 0 where there is none.
     """
     with np.errstate(invalid='ignore'):
         good = ~(saver < base)  # where nothing is to be found, neither is worse
@@ -118,16 +118,18 @@ def exit_rates(shares, saver, base):
 
 def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], confidence: str = 'BoxEntropy',
                   metric: Optional[Metric] = None, drop: float = 0.01, count: int = 200, points: int = 51,
-                  certainty: float = 0.9, reference: Optional[GroundTruth] = None, seed: int = 0, progress=None) -> Selection:
+                  certainty: float = 0.9, reference: Optional[GroundTruth] = None, seed: int = 0, progress=None) ->
+                  Selection:
     """Rank savers for a base.
 
-    TinySaver chooses the saver with the lowest delta-C = c - R, with c its cost over the base's, and R the share of images
-    that can exit while saver and base perform alike on them (arXiv 2403.17726, section 3.2). Its released classification
-    code lets an image exit when its confidence exceeds t, lowers t from 1 and stops at the first t at which the saver is
+    TinySaver chooses the saver with the lowest delta-C = c - R, with c its cost over the base's, and R the share of
+    images that can exit while saver and base perform alike on them (arXiv 2403.17726, section 3.2). Its released
+    classification code lets an image exit when its confidence exceeds t, lowers t from 1 and stops at the first t at
+    which the saver is
     worse on the exited images: that is ``first_exit_rate``. With boxes few images give a noisy mAP, so that the first
     failure says little, and ``exit_rate`` takes the largest share that is matched instead; both metrics are exact, over
-    the exited images alone. Matched performance never looks at what a cascade of the two gives, so beside it stands what
-    the exact curve saves at a drop.
+    the exited images alone. Matched performance never looks at what a cascade of the two gives, so beside it stands
+    what the exact curve saves at a drop.
 
     Args:
         truth: The ground truth.

@@ -30,8 +30,8 @@ class OperatingPoint:
         certainty (float): In [0, 1].
         for_images (float | None): On how many images the target shall be met; None: in the long run.
         expected (dict): Figures on the calibration images and their bounds.
-        calibration (dict): ``annotations`` (SHA-256 of the file), ``images`` (how many), ``image_ids`` (SHA-256 of their
-            ids), ``leak`` (whether they are the test's own), ``resamples`` and ``seed``.
+        calibration (dict): ``annotations`` (SHA-256 of the file), ``images`` (how many), ``image_ids`` (SHA-256 of
+            their ids), ``leak`` (whether they are the test's own), ``resamples`` and ``seed``.
     """
 
     saver: dict

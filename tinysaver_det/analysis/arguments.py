@@ -1,0 +1,67 @@
+"""The options that the scripts about recorded results have in common."""
+
+from ..errors import ConfigError
+from .pair import Pair, read_pair, read_record
+from .records import read_ground_truth
+
+
+def add_pair_arguments(parser, several: bool = False) -> None:
+    """Add the options that name a saver and a base.
+
+    Args:
+        parser (argparse.ArgumentParser): Gets them.
+        several: Whether more than one confidence may be named.
+    """
+    add_data_arguments(parser)
+    parser.add_argument('--saver', metavar='[NAME=]FILE', help="the saver's results, as COCO json")
+    parser.add_argument('--base', metavar='[NAME=]FILE', help="the base's results")
+    parser.add_argument('--saver-gflops', type=float, metavar='A', help='GFLOPs of the saver alone (1 multiply-add = 1)')
+    parser.add_argument('--base-gflops', type=float, metavar='B', help='GFLOPs of the base alone')
+    parser.add_argument('--record', metavar='DIR', help='what tools/test.py --sweep recorded, in place of the five above')
+    parser.add_argument('--confidence', metavar='NAME', nargs='+' if several else None,
+                        default=['BoxEntropy'] if several else 'BoxEntropy',
+                        help='how sure the saver is, such as BoxEntropy or "TopKMean(k=3)"'
+                        + (', or several, or all; the tables and files are about the first' if several else ''))
+
+
+def add_data_arguments(parser) -> None:
+    """Add the options about annotations, classes and metric."""
+    parser.add_argument('--ann', metavar='GT.json', help='COCO annotation file of the images')
+    parser.add_argument('--classes', metavar='bus,car', help='target classes (default: all of the annotation file)')
+    parser.add_argument('--metric', help='mAP (default), mAP_50, mAP_75, f1, f1_macro, or an F1 at a score: f1@0.3')
+    parser.add_argument('--weights-ann', metavar='FILE', help='annotations of other images, whose objects per class weigh '
+                        "ClassWeightedEntropy (default: the saver's scores)")
+    parser.add_argument('--subset', action='store_true',
+                        help='the results may cover more images than the annotations; those are left out')
+    parser.add_argument('--quiet', action='store_true', help='no progress')
+
+
+def read_pair_arguments(args):
+    """The pair that the options name, and the reference annotations or None.
+
+    Raises:
+        ConfigError: Options that are missing or contradict each other.
+    """
+    classes = split_classes(args.classes)
+    names = ('ann', 'saver', 'base', 'saver_gflops', 'base_gflops')
+    given = [n for n in names if getattr(args, n) is not None]
+    if args.record:
+        if given:
+            raise ConfigError(f'--record already names the pair: leave out {_options(given)}')
+        pair: Pair = read_record(args.record, classes)
+    else:
+        lacking = [n for n in names if n not in given]
+        if lacking:
+            raise ConfigError(f'{_options(lacking)} missing: name annotations, results and GFLOPs of both models, or a '
+                              '--record')
+        pair = read_pair(args.ann, args.saver, args.base, args.saver_gflops, args.base_gflops, classes, args.subset)
+    return pair, read_ground_truth(args.weights_ann) if args.weights_ann else None
+
+
+def split_classes(text):
+    """Class names from ``bus,car``; None for None."""
+    return None if text is None else [c.strip() for c in text.split(',') if c.strip()]
+
+
+def _options(names):
+    return ', '.join('--' + n.replace('_', '-') for n in names)

@@ -1,0 +1,35 @@
+"""Groups of COCO's classes that users ask for: a cascade that looks for few classes saves more."""
+
+from ..errors import ConfigError
+
+#: By name; most are supercategories of COCO's annotation files.
+COCO_GROUPS = {
+    'person': ('person',),
+    'vehicles': ('bicycle', 'car', 'motorcycle', 'bus', 'train', 'truck'),
+    'buses and trains': ('bus', 'train'),
+    'boats, planes, trains': ('boat', 'airplane', 'train'),
+    'animals': ('bird', 'cat', 'dog', 'horse', 'sheep', 'cow', 'elephant', 'bear', 'zebra', 'giraffe'),
+    'cats and dogs': ('cat', 'dog'),
+    'phones': ('cell phone',),
+    'furniture': ('chair', 'couch', 'potted plant', 'bed', 'dining table', 'toilet'),
+    'sports': ('frisbee', 'skis', 'snowboard', 'sports ball', 'kite', 'baseball bat', 'baseball glove', 'skateboard',
+               'surfboard', 'tennis racket'),
+}
+
+
+def parse_groups(given) -> dict:
+    """Groups from a command line: ``NAME=class,class`` each, or ``coco`` for :data:`COCO_GROUPS`.
+
+    Raises:
+        ConfigError: Neither.
+    """
+    groups = {}
+    for text in given or ():
+        name, _, classes = text.partition('=')
+        if text == 'coco':
+            groups.update(COCO_GROUPS)
+        elif name and classes:
+            groups[name] = tuple(c.strip() for c in classes.split(','))
+        else:
+            raise ConfigError(f'a group must be NAME=class,class or coco, but got {text!r}')
+    return groups

@@ -1,0 +1,140 @@
+"""What a cascade would save, at what loss: every threshold of every confidence, beside what else could be done."""
+
+from collections.abc import Sequence
+from typing import Optional
+
+import numpy as np
+
+from ..confidence import Confidence
+from ..errors import ConfigError
+from ..report.sweep_report import GroupRow, Static, SweepReport
+from ..routing import OperatingPoint
+from .curve import OperatingCurve, gains, operating_curve, random_band
+from .evaluator import RoutedEvaluator
+from .matching import match
+from .metric import Metric
+from .pair import Pair, check_gflops, split_name
+from .records import read_results
+from .scoring import confidences, named_confidences
+from .walk import Walk
+
+
+def sweep(pair: Pair, names: Sequence[str] = ('BoxEntropy',), metric: Optional[Metric] = None,
+          points: Optional[int] = None, statics: Sequence[tuple] = (), groups: Optional[dict] = None,
+          reference=None, point: Optional[OperatingPoint] = None, progress=None) -> SweepReport:
+    """Sweep the threshold of a cascade over recorded results.
+
+    Args:
+        pair: Saver and base.
+        names: Confidences as on a command line; the first is the one that the curve's file and the tables are about.
+        metric: mAP by default.
+        points: Points per curve, evenly spaced in handover; all that differ by default.
+        statics: (Results, GFLOPs) of other models for comparison.
+        groups: Class names by group, for a table of what each would save.
+        reference: Annotations for the weights of ClassWeightedEntropy.
+        point: An operating point to apply: its confidence comes first, and its threshold is marked.
+        progress: Called with the number of finished steps and of all.
+
+    Raises:
+        OperatingPointError: The point was made for something else.
+        ConfigError: A setting that cannot be used.
+    """
+    evaluator = pair.evaluator
+    if point is not None:
+        metric = metric or Metric(point.metric['name'],
+                                  None if point.metric['scores'] is None else tuple(point.metric['scores']))
+    metric = (metric or Metric('mAP')).settle(evaluator)
+    scored = named_confidences(names, pair.truth, pair.saver, reference)
+    if point is not None:
+        own = named_confidences_of(point, pair)
+        scored = {**own, **{n: c for n, c in scored.items() if c.to_dict() != next(iter(own.values())).to_dict()}}
+    steps = len(scored) + 2 + len(statics) + len(groups or ())
+    done = 0
+
+    def step():
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, steps)
+
+    curves = []
+    for name, confidence in scored.items():
+        curves.append(operating_curve(evaluator, confidences(pair.saver, pair.truth, confidence), pair.saver_gflops,
+                                      pair.base_gflops, metric, points, name, coco=not curves))
+        step()
+    order = gains(evaluator, metric)
+    oracle = operating_curve(evaluator, -order, pair.saver_gflops, pair.base_gflops, metric, points or 201, 'greedy oracle',
+                             coco=False)
+    step()
+    random = random_band(evaluator, pair.saver_gflops, pair.base_gflops, metric)
+    step()
+    others = []
+    for results, gflops in statics:
+        others.append(Static(results.name, float(np.mean(gflops)), _alone(pair.truth, results, metric, evaluator)))
+        step()
+    rows = []
+    for name, classes in {'all': pair.truth.classes, **(groups or {})}.items() if groups else ():
+        rows.append(_group(pair, name, classes, list(scored)[0], scored, metric, points, statics, reference))
+        step()
+    return SweepReport(
+        title=pair.title, saver=pair.saver.name, base=pair.base.name, classes=pair.truth.classes,
+        images=len(pair.truth), curves=curves, oracle=oracle, random=random, statics=others, groups=rows,
+        confidences={n: c.to_dict() for n, c in scored.items()}, notes=pair.notes(), point=point,
+        objects=np.bincount(pair.truth.label[~pair.truth.crowd], minlength=len(pair.truth.classes)))
+
+
+def named_confidences_of(point: OperatingPoint, pair: Pair) -> dict:
+    """The operating point's own confidence by its name, once it is clear that the point was made for this pair.
+
+    Raises:
+        OperatingPointError: It was not.
+    """
+    from ..confidence import build_confidence
+    from .calibration import ids_checksum
+
+    point.check(classes=pair.truth.classes, names=dict(saver=pair.saver.name, base=pair.base.name),
+                weights=pair.weights, annotations=pair.truth.checksum, image_ids=ids_checksum(pair.truth.image_ids))
+    confidence: Confidence = build_confidence(point.confidence)
+    return {point.confidence['type']: confidence}
+
+
+def read_static(text: str, truth, subset: bool = False):
+    """(Results, GFLOPs) of ``NAME=FILE:GFLOPS`` or ``FILE:GFLOPS``.
+
+    Raises:
+        ConfigError: Not of this form.
+    """
+    file, _, gflops = text.rpartition(':')
+    try:
+        cost = float(gflops)
+    except ValueError:
+        cost = None
+    if not file or cost is None:
+        raise ConfigError(f'a model must be given as NAME=FILE:GFLOPS, but got {text!r}')
+    check_gflops(cost, len(truth), f'GFLOPs of {file}')
+    name, path = split_name(file)
+    return read_results(path, truth, name, subset), cost
+
+
+def _alone(truth, results, metric, evaluator):
+    own = RoutedEvaluator(truth, [match(truth, results)], evaluator.threads)
+    if metric.is_f1:  # its own best score, or the one that was asked for
+        metric = Metric(metric.name).settle(own)
+    return float(metric.values(own, Walk.one(np.zeros(len(truth))))[0, 0])
+
+
+def _group(pair, name, classes, first, scored, metric, points, statics, reference):
+    if tuple(classes) == pair.truth.classes:
+        part, confidence = pair, scored[first]
+    else:
+        part = pair.only(classes)
+        confidence = named_confidences([first], part.truth, part.saver, reference)[first]
+    metric = Metric(metric.name)
+    curve: OperatingCurve = operating_curve(part.evaluator, confidences(part.saver, part.truth, confidence),
+                                            part.saver_gflops, part.base_gflops, metric, points or 201, first, coco=False)
+    others = []
+    for results, gflops in statics:
+        value = _alone(part.truth, results.only(part.truth, pair.truth), metric, part.evaluator)
+        others.append(dict(name=results.name, loses=curve.base - value, saves=1 - gflops / curve.base_gflops))
+    return GroupRow(name, len(np.unique(part.truth.image)) / len(part.truth), curve.saver, curve.base,
+                    curve.saved_at_drop(), others)

@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""From recorded results: what a cascade of saver and base saves at what loss, at every threshold."""
+
+import argparse
+
+from tinysaver_det.analysis.arguments import add_pair_arguments, read_pair_arguments
+from tinysaver_det.command import one_sentence, progress_bar
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_pair_arguments(parser, several=True)
+    parser.add_argument('--static', nargs='+', default=[], metavar='[NAME=]FILE:GFLOPS',
+                        help='results of other models, to compare with')
+    parser.add_argument('--group', nargs='+', default=[], metavar='NAME=CLASS,CLASS',
+                        help='a table of what a cascade for these classes alone saves; coco: a set of usual groups')
+    parser.add_argument('--points', type=int, help='points per curve, evenly spaced in handover (default: all)')
+    parser.add_argument('--operating-point', metavar='FILE', help='apply this operating_point.json and mark it')
+    parser.add_argument('--images', metavar='FOLDER', help='image folder, for galleries in the report')
+    parser.add_argument('--out', metavar='DIR', required=True,
+                        help='folder for curve.csv, summary.json, curve.png and report.html')
+    args = parser.parse_args(argv)
+    with one_sentence():
+        from tinysaver_det.analysis.groups import parse_groups
+        from tinysaver_det.analysis.metric import Metric
+        from tinysaver_det.analysis.sweep import read_static, sweep
+        from tinysaver_det.report.sweep_report import gallery
+        from tinysaver_det.routing import OperatingPoint
+
+        point = OperatingPoint.read(args.operating_point) if args.operating_point else None
+        metric = Metric(args.metric) if args.metric else None
+        groups = parse_groups(args.group)
+        with progress_bar('reading and evaluating', args.quiet) as progress:
+            pair, reference = read_pair_arguments(args)
+            statics = [read_static(s, pair.truth, args.subset) for s in args.static]
+            report = sweep(pair, args.confidence, metric, args.points, statics, groups, reference, point, progress)
+        pictures, unread = None, []
+        if args.images:
+            curve = report.curves[0]
+            threshold = point.threshold if point else curve.thresholds[curve.cheapest(0.005)]
+            pictures, unread = gallery(pair.truth, args.images, list(pair.saver.detections(pair.truth)),
+                                       curve.confidences, threshold)
+        report.print()
+        for sentence in unread:
+            print(sentence)
+        for path in report.save(args.out, pictures):
+            print(f'written to {path}')
+
+
+if __name__ == '__main__':
+    main()
