@@ -8,12 +8,13 @@ from typing import Optional
 import numpy as np
 
 from ..confidence import Confidence
-from ..errors import ConfigError, OperatingPointError
+from ..errors import ConfigError, DataError, OperatingPointError
 from ..routing import OperatingPoint
 from .bootstrap import resamples, upper_bound
 from .curve import OperatingCurve, operating_curve
 from .metric import Metric
 from .pair import Pair
+from .records import read_ground_truth
 from .risk_control import LOSS, fixed_sequence, hoeffding_bentkus, image_losses
 from .walk import Walk
 
@@ -58,8 +59,10 @@ class Calibration:
         if self.point is None:
             kind, value = self.target
             raise OperatingPointError(
-                f'no threshold meets the target ({TARGETS[kind]}: {value:g}) with certainty {self.certainty:g} at less than '
-                "the base's cost: use the base alone, ask for less, or bring more images or another saver or confidence")
+                f'no threshold meets the target ({TARGETS[kind]}: {value:g}) with certainty {self.certainty:g} '
+                'at less than '
+                "the base's cost: use the base alone, ask for less, or bring more images or another saver or "
+                "confidence")
         return self.point
 
 
@@ -172,11 +175,31 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
             for_images=for_images if math.isfinite(for_images) and guarantee != 'ltt' else None,
             expected={k: v if isinstance(v, str) else np.asarray(v).tolist() for k, v in expected.items()},
             calibration=dict(annotations=pair.truth.checksum, images=images,
-                             image_ids=ids_checksum(pair.truth.image_ids), leak=bool(leak), resamples=count if guarantee
-    == 'bootstrap' else None, seed=seed)) return Calibration(curve, (kind, value), quantity, bound, chosen, point,
-            guarantee, certainty)
+                             image_ids=ids_checksum(pair.truth.image_ids), leak=bool(leak),
+                             resamples=count if guarantee == 'bootstrap' else None, seed=seed))
+    return Calibration(curve, (kind, value), quantity, bound, chosen, point, guarantee, certainty)
 
 
 def ids_checksum(image_ids) -> str:
     """SHA-256 of image ids, whatever their order."""
     return hashlib.sha256(' '.join(str(int(i)) for i in sorted(image_ids)).encode()).hexdigest()
+
+
+def refuse_leak(truth, test_annotations, allowed: bool) -> bool:
+    """Whether calibration and test share images.
+
+    Args:
+        truth (GroundTruth): Of the calibration.
+        test_annotations: Annotation file of the test.
+        allowed: Whether that is accepted.
+
+    Raises:
+        DataError: They do, and it is not.
+    """
+    test = read_ground_truth(test_annotations)
+    shared = sorted(set(truth.file_names) & set(test.file_names))
+    if shared and not allowed:
+        raise DataError(f'{len(shared)} of the {len(truth)} calibration images are in the test annotations '
+                        f'{test_annotations} too, such as {shared[0]}: figures on them would be too good; calibrate on '
+                        'others, or allow it with --allow-leak')
+    return bool(shared)

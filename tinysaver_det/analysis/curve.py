@@ -104,7 +104,8 @@ class OperatingCurve:
         Args:
             statics: (name, gflops, value) of other models.
         """
-        line = pareto([(self.saver_gflops, self.saver), (self.base_gflops, self.base), *((g, v) for _, g, v in statics)])
+        line = pareto([(self.saver_gflops, self.saver), (self.base_gflops, self.base),
+                       *((g, v) for _, g, v in statics)])
         at = np.linspace(self.saver_gflops, self.base_gflops, 1001)
         return float((np.interp(at, self.gflops, self.value) - np.interp(at, *zip(*line))).mean())
 
@@ -210,8 +211,8 @@ class RandomBand:
 def random_band(evaluator: RoutedEvaluator, saver_gflops, base_gflops, metric: Metric, points: int = 51,
                 seeds: int = 20) -> RandomBand:
     """The metric when images are handed over in random order, over some seeds (0, 1, ...)."""
-    curves = [operating_curve(evaluator, np.random.default_rng(s).permutation(len(evaluator)), saver_gflops, base_gflops,
-                              metric, points, coco=False) for s in range(seeds)]
+    curves = [operating_curve(evaluator, np.random.default_rng(s).permutation(len(evaluator)), saver_gflops,
+                              base_gflops, metric, points, coco=False) for s in range(seeds)]
     values = np.array([c.value for c in curves])
     return RandomBand(curves[0].handover, np.mean([c.gflops for c in curves], axis=0), values.mean(axis=0),
                       values.min(axis=0), values.max(axis=0), seeds)

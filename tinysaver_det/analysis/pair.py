@@ -71,12 +71,15 @@ class Pair:
         for results in (self.saver, self.base):
             if len(results.without):
                 ids = self.truth.image_ids[results.without]
-                notes.append(f'{results.name} has no boxes on {some(ids, "images")} of {len(self.truth)}: taken as images '
+                notes.append(f'{results.name} has no boxes on {some(ids, "images")} of {len(self.truth)}: taken '
+                             'as images '
                              'on which it found nothing')
             if results.negative:
-                notes.append(f'{results.name} has {results.negative} boxes of negative width or height: they hit nothing')
+                notes.append(f'{results.name} has {results.negative} boxes of negative width or height: they hit '
+                             'nothing')
             if results.left_out:
-                notes.append(f'{results.name} also has boxes on {results.left_out} images without annotations: left out')
+                notes.append(f'{results.name} also has boxes on {results.left_out} images without annotations: '
+                             'left out')
         if self.saver_gflops.mean() >= self.base_gflops.mean():
             notes.append('the saver costs as much as the base or more: no cascade of the two can save anything')
         return notes
@@ -157,7 +160,8 @@ def check_gflops(value, images: int, what: str) -> np.ndarray:
     """
     array = np.asarray(value, np.float64)
     if array.shape not in ((), (images,)):
-        raise ConfigError(f'{what} must be one number or one for each of the {images} images, but has shape {array.shape}')
+        raise ConfigError(f'{what} must be one number or one for each of the {images} images, but has shape '
+                          f'{array.shape}')
     if not (np.isfinite(array).all() and (array > 0).all()):
         raise ConfigError(f'{what} must be above 0 and finite, but got {array.min():g}')
     return np.broadcast_to(array, (images,))

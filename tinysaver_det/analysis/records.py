@@ -276,7 +276,8 @@ def read_results(path, truth: GroundTruth, name: Optional[str] = None, subset: b
     negative = (bboxes[:, 2:] < 0).any(axis=1)
     if negative.sum() > MOST_NEGATIVE * len(negative):
         raise DataError(f'results file {path} has {negative.sum()} boxes of negative width or height, such as '
-                        f'{bboxes[negative][0].tolist()} on image {image_ids[negative][0]}: a bbox is x, y, width, height')
+                        f'{bboxes[negative][0].tolist()} on image {image_ids[negative][0]}: a bbox is x, y, '
+                        'width, height')
     bad = ~((scores >= 0) & (scores <= 1))
     if bad.any():
         raise DataError(f'results file {path} has {bad.sum()} scores outside [0, 1], such as {scores[bad][0]:.6g} on '

@@ -10,6 +10,8 @@ from ..confidence import CONFIDENCES, Confidence, build_confidence
 from ..errors import ConfigError
 from .records import GroundTruth, Results
 
+DEFAULT = 'BoxEntropy'  # what the configs take, and so the first of all
+
 
 def confidences(results: Results, truth: GroundTruth, confidence: Confidence) -> np.ndarray:
     """(I,) the confidence of each image's boxes, by the same code as in the live detector."""
@@ -63,15 +65,16 @@ def named_confidences(names: Sequence[str], truth: GroundTruth, results: Results
                       reference: Optional[GroundTruth] = None) -> dict:
     """Confidences by the names that a command line gives them, ``all`` being every one that this package brings.
 
-    A :class:`ClassWeightedEntropy` without masses gets those of :func:`class_masses`; ``all`` has it with power 1 and
-    with 0.5.
+    A :class:`ClassWeightedEntropy` without masses gets those of :func:`class_masses`; ``all`` begins with BoxEntropy
+    and has ClassWeightedEntropy with power 1 and with 0.5.
 
     Raises:
         ConfigError: An unknown name or setting.
     """
     wanted = []
     for name in names:
-        wanted += [*CONFIDENCES, 'ClassWeightedEntropy(power=0.5)'] if name == 'all' else [name]
+        wanted += [DEFAULT, *(n for n in CONFIDENCES if n != DEFAULT), 'ClassWeightedEntropy(power=0.5)'] \
+            if name == 'all' else [name]
     found = {}
     for name in wanted:
         config = parse_confidence(name)

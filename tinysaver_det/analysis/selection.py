@@ -106,7 +106,7 @@ def exit_rates(shares, saver, base):
     """R from matched performance.
 
     Returns:
-        tuple: (B,) the largest share at which the saver is no worse, (B,) the last before the first at which it is
+        tuple: (B,) the largest share at which the saver is no worse, and (B,) the last before the first at which it is
         worse; 0 where there is none.
     """
     with np.errstate(invalid='ignore'):
@@ -118,18 +118,17 @@ def exit_rates(shares, saver, base):
 
 def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], confidence: str = 'BoxEntropy',
                   metric: Optional[Metric] = None, drop: float = 0.01, count: int = 200, points: int = 51,
-                  certainty: float = 0.9, reference: Optional[GroundTruth] = None, seed: int = 0, progress=None) ->
-                  Selection:
+                  certainty: float = 0.9, reference: Optional[GroundTruth] = None, seed: int = 0,
+                  progress=None) -> Selection:
     """Rank savers for a base.
 
     TinySaver chooses the saver with the lowest delta-C = c - R, with c its cost over the base's, and R the share of
-    images that can exit while saver and base perform alike on them (arXiv 2403.17726, section 3.2). Its released
-    classification code lets an image exit when its confidence exceeds t, lowers t from 1 and stops at the first t at
-    which the saver is
-    worse on the exited images: that is ``first_exit_rate``. With boxes few images give a noisy mAP, so that the first
-    failure says little, and ``exit_rate`` takes the largest share that is matched instead; both metrics are exact, over
-    the exited images alone. Matched performance never looks at what a cascade of the two gives, so beside it stands
-    what the exact curve saves at a drop.
+    images that can exit while saver and base perform alike on them (arXiv 2403.17726). Its released classification
+    code lets an image exit when its confidence exceeds t, lowers t from 1 and stops at the first t at which the saver
+    is worse on the exited images: that is ``first_exit_rate``. With boxes few images give a noisy mAP, so that the
+    first failure says little, and ``exit_rate`` takes the largest share that is matched instead; both metrics are
+    exact, over the exited images alone. Matched performance never looks at what a cascade of the two gives, so beside
+    it stands what the exact curve saves at a drop.
 
     Args:
         truth: The ground truth.
@@ -163,7 +162,8 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
             continue
         evaluator = RoutedEvaluator(truth, [match(truth, saver), matched_base])
         own = metric.settle(evaluator)
-        scores = confidences(saver, truth, next(iter(named_confidences([confidence], truth, saver, reference).values())))
+        built, = named_confidences([confidence], truth, saver, reference).values()
+        scores = confidences(saver, truth, built)
         shares, alone, other = matched_performance(evaluator, scores, own, weights, points)
         largest, first = exit_rates(shares, alone, other)
         curve = operating_curve(evaluator, scores, gflops, base_gflops, own, points, coco=False)

@@ -63,8 +63,8 @@ def sweep(pair: Pair, names: Sequence[str] = ('BoxEntropy',), metric: Optional[M
                                       pair.base_gflops, metric, points, name, coco=not curves))
         step()
     order = gains(evaluator, metric)
-    oracle = operating_curve(evaluator, -order, pair.saver_gflops, pair.base_gflops, metric, points or 201, 'greedy oracle',
-                             coco=False)
+    oracle = operating_curve(evaluator, -order, pair.saver_gflops, pair.base_gflops, metric, points or 201,
+                             'greedy oracle', coco=False)
     step()
     random = random_band(evaluator, pair.saver_gflops, pair.base_gflops, metric)
     step()
@@ -131,7 +131,8 @@ def _group(pair, name, classes, first, scored, metric, points, statics, referenc
         confidence = named_confidences([first], part.truth, part.saver, reference)[first]
     metric = Metric(metric.name)
     curve: OperatingCurve = operating_curve(part.evaluator, confidences(part.saver, part.truth, confidence),
-                                            part.saver_gflops, part.base_gflops, metric, points or 201, first, coco=False)
+                                            part.saver_gflops, part.base_gflops, metric, points or 201, first,
+                                            coco=False)
     others = []
     for results, gflops in statics:
         value = _alone(part.truth, results.only(part.truth, pair.truth), metric, part.evaluator)

@@ -54,7 +54,7 @@ class Walk:
             numpy.ndarray: (..., P) float64.
         """
         per_option = np.asarray(per_option, np.float64)
-        lead, (options, images) = per_option.shape[:-2], per_option.shape[-2:]
+        lead, images = per_option.shape[:-2], per_option.shape[-1]
         padded = np.concatenate([per_option, np.zeros((*lead, 1, images))], axis=-2)  # the last row: absent
         result = np.zeros((*lead, self.points))
         result[..., 0] = padded[..., self.routing, np.arange(images)].sum(axis=-1)

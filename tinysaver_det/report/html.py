@@ -36,8 +36,9 @@ def write_page(path, payload: dict) -> None:
               or the first three of these; ``statics``: ``name``, ``gflops``, ``value`` of single models;
             - ``class_table``: None or ``names``, ``objects``, ``saver``, ``base`` (C,), ``points`` (N,) indices into
               the first curve, ``values`` (N, C): AP of each class;
-            - ``operating_point``: None or ``threshold`` (where the slider starts) and ``text``. Without it the slider
-              starts at the cheapest point that loses at most half a point;
+            - ``operating_point``: None or where the slider starts: ``threshold``, ``text``, and maybe the ``handover``
+              at that threshold, which finds its point without doubt. Without it the slider starts at the cheapest
+              point that loses at most half a point;
             - ``gallery``: None or ``least`` and ``most`` confident images: ``src`` (of :func:`thumbnail`), ``name``,
               ``confidence``, ``stage``;
             - ``groups``: None or classes taken together: ``name``, ``images`` (their share), ``saver``, ``base``,

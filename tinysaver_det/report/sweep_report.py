@@ -12,6 +12,7 @@ import numpy as np
 from ..detections import Detections
 from ..errors import ImageError
 from ..files import whole_file
+from .console import console
 
 COLORS = ('#0072b2', '#e69f00', '#009e73', '#cc79a7', '#56b4e9', '#d55e00', '#f0e442', '#999999', '#000000')
 LISTED = 201  # points whose classes' AP a page has
@@ -141,7 +142,8 @@ class SweepReport:
         from rich.table import Table
 
         first = self.curves[0]
-        title = (f'{self.title}: {self.images} images, {len(self.classes)} classes; saver {_value(first.saver)} {self.metric} '
+        title = (f'{self.title}: {self.images} images, {len(self.classes)} classes; saver {_value(first.saver)} '
+                 f'{self.metric} '
                  f'at {first.saver_gflops:.3g} GFLOPs, base {_value(first.base)} at {first.base_gflops:.3g}')
         table = Table(title=title, title_justify='left')
         table.add_column('confidence')
@@ -150,7 +152,8 @@ class SweepReport:
             table.add_column(head, justify='right', no_wrap=True)
         random = self._random_retention()
         if random:
-            table.add_row('random', f'{np.mean(list(random.values())):.3f}', f'{random["0.2"]:.3f}', *['-'] * len(drops))
+            mean = np.mean(list(random.values()))
+            table.add_row('random', f'{mean:.3f}', f'{random["0.2"]:.3f}', *['-'] * len(drops))
         for curve in [*self.curves, self.oracle]:
             kept = curve.retention()
             table.add_row(curve.name, *('-' if kept[k] is None else f'{kept[k]:.3f}' for k in ('mean', '0.2')),
@@ -195,28 +198,32 @@ class SweepReport:
 
     def print(self) -> None:
         """Print the tables and the notes to standard output."""
-        from rich.console import Console
-
-        console = Console(width=None if os.isatty(1) else 160)
+        out = console()
         for table in (self.table(), self.static_table(), self.group_table()):
             if table is not None:
-                console.print(table)
+                out.print(table)
         for text in self.sentences():
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            out.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def sentences(self) -> list:
         """Sentences that belong under the tables."""
         first, found = self.curves[0], []
         if self.point is not None:
             at = self.at(self.point.threshold)
-            found.append(f'At the operating point (threshold {at["threshold"]:.4g}) {at["handover"]:.1%} are handed over, '
-                         f'{at["saved"]:.1%} of the GFLOPs saved, and {at["drop"] * 100:.2f} points of {self.metric} lost.')
+            found.append(f'At the operating point (threshold {at["threshold"]:.4g}) {at["handover"]:.1%} are '
+                         'handed over, '
+                         f'{at["saved"]:.1%} of the GFLOPs saved, and {at["drop"] * 100:.2f} points of '
+                         f'{self.metric} lost.')
         scores = first.metric.scores
         if scores:
-            found.append(f'{self.metric} at IoU 0.5 of boxes from score {scores[0]:.3g} (saver) and {scores[1]:.3g} (base).')
-        found.append('Retention: share of the gain from saver to base that is kept, mean over handovers of 10% to 90%, and '
-                     'at 20%. Saved: best share of the base\'s GFLOPs (1 multiply-add = 1) at a loss of so many points, on '
-                     'these images; calibrate for a promise about others. The greedy oracle knows what each image alone '
+            found.append(f'{self.metric} at IoU 0.5 of boxes from score {scores[0]:.3g} (saver) and '
+                         f'{scores[1]:.3g} (base).')
+        found.append('Retention: share of the gain from saver to base that is kept, mean over handovers of 10% '
+                     'to 90%, and '
+                     'at 20%. Saved: best share of the base\'s GFLOPs (1 multiply-add = 1) at a loss of so many '
+                     'points, on '
+                     'these images; calibrate for a promise about others. The greedy oracle knows what each '
+                     'image alone '
                      'would gain.')
         return found + list(self.notes)
 
@@ -231,7 +238,8 @@ class SweepReport:
         first = self.curves[0]
         figure = Figure(figsize=(7.5, 4.6), layout='constrained')
         axes = figure.subplots()
-        axes.fill_between(self.random.gflops, self.random.low, self.random.high, color='#bbbbbb', alpha=0.5, linewidth=0)
+        axes.fill_between(self.random.gflops, self.random.low, self.random.high, color='#bbbbbb', alpha=0.5,
+                          linewidth=0)
         axes.plot(self.random.gflops, self.random.value, ':', color='#777777',
                   label=f'random ({self.random.seeds} orders)')
         axes.plot(self.oracle.gflops, self.oracle.value, '--', color='#777777', linewidth=1, label='greedy oracle')
@@ -327,26 +335,30 @@ def gallery(truth, images, detections: Sequence[Detections], confidences, thresh
         threshold: Below it the base answers.
 
     Returns:
-        tuple: ``{"least": [...], "most": [...]}`` for :meth:`SweepReport.page`, and a list of sentences about images that
-        could not be read.
+        tuple: ``{"least": [...], "most": [...]}`` for :meth:`SweepReport.page`, and a list of sentences about images
+        that could not be read.
     """
     from .html import thumbnail
 
-    order, notes = np.argsort(confidences, kind='stable'), []
-    found = {}
-    for name, chosen in (('least', order[:SHOWN]), ('most', order[::-1][:SHOWN])):
+    order, found, unread = np.argsort(confidences, kind='stable'), {}, {}
+    for name, ranked in (('least', order), ('most', order[::-1])):
         found[name] = []
-        for i in chosen:
+        for i in ranked:
             boxes = detections[i]
             shown = boxes.scores >= 0.3
             try:
                 picture = thumbnail(os.path.join(images, truth.file_names[i]), boxes.bboxes[shown], [
                     truth.classes[k] for k in boxes.labels[shown]], boxes.scores[shown])
             except ImageError as e:
-                notes.append(str(e))
+                unread[i] = str(e)
                 continue
             found[name].append(dict(src=picture, name=truth.file_names[i], confidence=float(confidences[i]),
                                     stage='base' if confidences[i] < threshold else 'saver'))
+            if len(found[name]) == SHOWN:
+                break
+    notes = []
+    if unread:
+        notes.append(f'{len(unread)} images of the galleries could not be read, such as: {next(iter(unread.values()))}')
     return found, notes
 
 

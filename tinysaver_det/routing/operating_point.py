@@ -76,7 +76,8 @@ class OperatingPoint:
         point = cls(**{n: tuple(content[n]) if n in ('classes', 'gflops') else content[n] for n in names})
         value = point.threshold
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-            raise OperatingPointError(f'operating point {path} has no threshold of at least 0, but {value!r}: make it anew '
+            raise OperatingPointError(f'operating point {path} has no threshold of at least 0, but {value!r}: '
+                                      'make it anew '
                                       'with tools/calibrate.py')
         return point
 
@@ -106,7 +107,8 @@ class OperatingPoint:
             ours, theirs = set(self.classes), set(classes)
             difference = (f'it lacks {_some(theirs - ours)}' if theirs - ours else f'it also has {_some(ours - theirs)}'
                           if ours - theirs else 'they stand in another order')
-            raise OperatingPointError(f'the operating point was made for {len(self.classes)} target classes, other than '
+            raise OperatingPointError(f'the operating point was made for {len(self.classes)} target classes, '
+                                      'other than '
                                       f'these {len(classes)} ({difference}): calibrate for these')
         if confidence is not None:
             for key, value in confidence.items():
