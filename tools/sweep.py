@@ -23,6 +23,7 @@ def main(argv=None):
     with one_sentence():
         from tinysaver_det.analysis.groups import parse_groups
         from tinysaver_det.analysis.metric import Metric
+        from tinysaver_det.analysis.scoring import named_confidences
         from tinysaver_det.analysis.sweep import read_static, sweep
         from tinysaver_det.report.sweep_report import gallery
         from tinysaver_det.routing import OperatingPoint
@@ -33,7 +34,8 @@ def main(argv=None):
         with progress_bar('reading and evaluating', args.quiet) as progress:
             pair, reference = read_pair_arguments(args)
             statics = [read_static(s, pair.truth, args.subset) for s in args.static]
-            report = sweep(pair, args.confidence, metric, args.points, statics, groups, reference, point, progress)
+            scored = named_confidences(args.confidence, pair.truth, pair.saver, reference)
+            report = sweep(pair, scored, metric, args.points, statics, groups, point, progress)
         pictures, unread = None, []
         if args.images:
             curve = report.curves[0]

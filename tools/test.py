@@ -18,6 +18,12 @@ def parse_args(argv=None):
     parser.add_argument('--threshold', type=float, help="hand over below this confidence, in place of the config's")
     parser.add_argument('--baselines', action='store_true',
                         help='also evaluate the saver alone and the base alone, in the same run')
+    parser.add_argument('--operating-point', metavar='FILE', help='operating_point.json of tools/calibrate.py, '
+                                                                  'in place of '
+                        "the config's threshold")
+    parser.add_argument('--sweep', action='store_true', help='also record both stages on every image, and write '
+                                                             'what each '
+                        'threshold would give to the folder sweep of the work dir')
     parser.add_argument('--json', metavar='FILE', help='write the summary to this file too')
     parser.add_argument('--quiet', action='store_true', help='no progress and no log lines, only the table')
     parser.add_argument('--work-dir', help='folder for logs and saver_summary.json (default: work_dirs/CONFIG)')
@@ -54,7 +60,10 @@ def main(argv=None):
             'work_dirs', osp.splitext(osp.basename(args.config))[0])
         if args.show or args.show_dir:
             show_predictions(cfg, args.show, args.show_dir, args.wait_time)
-        evaluate(cfg, args.checkpoint, args.threshold, args.baselines, args.out, args.json, args.quiet)
+        if args.operating_point:
+            cfg.model.operating_point = args.operating_point
+        evaluate(cfg, args.checkpoint, args.threshold, args.baselines, args.out, args.json, args.quiet,
+                 osp.join(cfg.work_dir, 'sweep') if args.sweep else None)
 
 
 if __name__ == '__main__':

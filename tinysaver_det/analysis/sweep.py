@@ -5,33 +5,34 @@ from typing import Optional
 
 import numpy as np
 
-from ..confidence import Confidence
+from ..confidence import Confidence, build_confidence
 from ..errors import ConfigError
 from ..report.sweep_report import GroupRow, Static, SweepReport
 from ..routing import OperatingPoint
+from .calibration import ids_checksum
 from .curve import OperatingCurve, gains, operating_curve, random_band
 from .evaluator import RoutedEvaluator
 from .matching import match
 from .metric import Metric
 from .pair import Pair, check_gflops, split_name
 from .records import read_results
-from .scoring import confidences, named_confidences
+from .scoring import confidences
 from .walk import Walk
 
 
-def sweep(pair: Pair, names: Sequence[str] = ('BoxEntropy',), metric: Optional[Metric] = None,
-          points: Optional[int] = None, statics: Sequence[tuple] = (), groups: Optional[dict] = None,
-          reference=None, point: Optional[OperatingPoint] = None, progress=None) -> SweepReport:
+def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = None, points: Optional[int] = None,
+          statics: Sequence[tuple] = (), groups: Optional[dict] = None, point: Optional[OperatingPoint] = None,
+          progress=None) -> SweepReport:
     """Sweep the threshold of a cascade over recorded results.
 
     Args:
         pair: Saver and base.
-        names: Confidences as on a command line; the first is the one that the curve's file and the tables are about.
+        scored: Confidences by the names that tables give them (see :func:`named_confidences`); the first is the one
+            that the curve's file and the tables are about.
         metric: mAP by default.
         points: Points per curve, evenly spaced in handover; all that differ by default.
         statics: (Results, GFLOPs) of other models for comparison.
         groups: Class names by group, for a table of what each would save.
-        reference: Annotations for the weights of ClassWeightedEntropy.
         point: An operating point to apply: its confidence comes first, and its threshold is marked.
         progress: Called with the number of finished steps and of all.
 
@@ -44,10 +45,9 @@ def sweep(pair: Pair, names: Sequence[str] = ('BoxEntropy',), metric: Optional[M
         metric = metric or Metric(point.metric['name'],
                                   None if point.metric['scores'] is None else tuple(point.metric['scores']))
     metric = (metric or Metric('mAP')).settle(evaluator)
-    scored = named_confidences(names, pair.truth, pair.saver, reference)
     if point is not None:
-        own = named_confidences_of(point, pair)
-        scored = {**own, **{n: c for n, c in scored.items() if c.to_dict() != next(iter(own.values())).to_dict()}}
+        own = _confidence_of(point, pair)
+        scored = {point.confidence['type']: own, **{n: c for n, c in scored.items() if c.to_dict() != own.to_dict()}}
     steps = len(scored) + 2 + len(statics) + len(groups or ())
     done = 0
 
@@ -74,7 +74,7 @@ def sweep(pair: Pair, names: Sequence[str] = ('BoxEntropy',), metric: Optional[M
         step()
     rows = []
     for name, classes in {'all': pair.truth.classes, **(groups or {})}.items() if groups else ():
-        rows.append(_group(pair, name, classes, list(scored)[0], scored, metric, points, statics, reference))
+        rows.append(_group(pair, name, classes, next(iter(scored.items())), metric, points, statics))
         step()
     return SweepReport(
         title=pair.title, saver=pair.saver.name, base=pair.base.name, classes=pair.truth.classes,
@@ -83,19 +83,11 @@ def sweep(pair: Pair, names: Sequence[str] = ('BoxEntropy',), metric: Optional[M
         objects=np.bincount(pair.truth.label[~pair.truth.crowd], minlength=len(pair.truth.classes)))
 
 
-def named_confidences_of(point: OperatingPoint, pair: Pair) -> dict:
-    """The operating point's own confidence by its name, once it is clear that the point was made for this pair.
-
-    Raises:
-        OperatingPointError: It was not.
-    """
-    from ..confidence import build_confidence
-    from .calibration import ids_checksum
-
+def _confidence_of(point, pair):
+    """The operating point's own confidence, once it is clear that the point was made for this pair."""
     point.check(classes=pair.truth.classes, names=dict(saver=pair.saver.name, base=pair.base.name),
                 weights=pair.weights, annotations=pair.truth.checksum, image_ids=ids_checksum(pair.truth.image_ids))
-    confidence: Confidence = build_confidence(point.confidence)
-    return {point.confidence['type']: confidence}
+    return build_confidence(point.confidence)
 
 
 def read_static(text: str, truth, subset: bool = False):
@@ -123,12 +115,9 @@ def _alone(truth, results, metric, evaluator):
     return float(metric.values(own, Walk.one(np.zeros(len(truth))))[0, 0])
 
 
-def _group(pair, name, classes, first, scored, metric, points, statics, reference):
-    if tuple(classes) == pair.truth.classes:
-        part, confidence = pair, scored[first]
-    else:
-        part = pair.only(classes)
-        confidence = named_confidences([first], part.truth, part.saver, reference)[first]
+def _group(pair, name, classes, scored, metric, points, statics):
+    first, confidence = scored
+    part = pair if tuple(classes) == pair.truth.classes else pair.only(classes)
     metric = Metric(metric.name)
     curve: OperatingCurve = operating_curve(part.evaluator, confidences(part.saver, part.truth, confidence),
                                             part.saver_gflops, part.base_gflops, metric, points or 201, first,

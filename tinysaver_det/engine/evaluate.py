@@ -12,10 +12,15 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from ..analysis.calibration import ids_checksum
+from ..analysis.pair import read_record
+from ..analysis.records import read_ground_truth
+from ..analysis.sweep import sweep
 from ..errors import ConfigError, DataError
 from ..models.packed import require_cascade, use_packed
 from ..names import type_name
 from ..report import SaverSummary
+from ..routing import OperatingPoint
 from ..stage_config import dataset_type
 from ..visualization.route_local_visualizer import route_config
 from .hooks.saver_summary_hook import summarise
@@ -28,7 +33,8 @@ def evaluate(cfg: Config,
              baselines: bool = False,
              out: Optional[str] = None,
              json_file: Optional[str] = None,
-             quiet: bool = False) -> Optional[SaverSummary]:
+             quiet: bool = False,
+             sweep_folder: Optional[str] = None) -> Optional[SaverSummary]:
     """Run a cascade over its test data set.
 
     Args:
@@ -40,6 +46,7 @@ def evaluate(cfg: Config,
         out: A pickle file for the predictions (mmdet's DumpDetResults).
         json_file: A file for the summary, beside ``saver_summary.json`` in the work dir.
         quiet: No progress and no log lines; the table remains.
+        sweep_folder: Record both stages on every image, and write there what a sweep over all thresholds finds.
 
     Returns:
         SaverSummary, or None on ranks other than the first.
@@ -55,6 +62,8 @@ def evaluate(cfg: Config,
             raise ConfigError(f'{path} is a folder: name a file to write')
     if threshold is not None:
         cfg.model.threshold = threshold
+        if cfg.model.get('operating_point') is not None:
+            raise ConfigError('a threshold and an operating point, which has its own, were both given: leave one out')
     if cfg.get('test_dataloader') is None:
         raise ConfigError('the config has no test_dataloader: base it on configs/_base_/coco_detection.py')
     evaluator = cfg.get('test_evaluator')
@@ -64,8 +73,12 @@ def evaluate(cfg: Config,
     _check_annotations(cfg)
     if checkpoint is not None:
         use_packed(cfg, checkpoint)
-    if baselines:
+    if cfg.model.get('operating_point') is not None:
+        _check_leak(cfg)
+    if baselines or sweep_folder is not None:
         cfg.test_evaluator = dict(type='StagesEvaluator', metrics=cfg.test_evaluator)
+    if sweep_folder is not None:
+        cfg.test_evaluator.record = _record_config(cfg, sweep_folder)
     if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():
         _distribute_on_cpu(cfg)
     if quiet:
@@ -84,6 +97,13 @@ def evaluate(cfg: Config,
     if json_file is not None:
         summary.save(json_file)
         print(f'written to {json_file}')
+    if sweep_folder is not None:
+        detector = unwrap(runner.model)
+        name = type(detector.confidence).__name__
+        found = sweep(read_record(sweep_folder), {name: detector.confidence}, point=detector.operating_point)
+        found.print()
+        for path in found.save(sweep_folder):
+            print(f'written to {path}')
     return summary
 
 
@@ -173,6 +193,27 @@ def _check_annotations(cfg):
         if metric is not None and not content.get('annotations') and not metric.get('format_only'):
             print(f'{path} has no annotations: running without mAP')
             cfg.test_evaluator.remove(metric)
+
+
+def _check_leak(cfg):
+    """Refuse an operating point that was calibrated on the images of this test."""
+    point, path = OperatingPoint.read(cfg.model.operating_point), _dataset_annotations(cfg)
+    if path is not None and osp.isfile(path):
+        truth = read_ground_truth(path)
+        point.check(annotations=truth.checksum, image_ids=ids_checksum(truth.image_ids))
+
+
+def _record_config(cfg, folder):
+    path = _dataset_annotations(cfg)
+    if path is None or not any(type_name(m) == 'CocoMetric' for m in cfg.test_evaluator.metrics):
+        raise ConfigError('a sweep needs COCO annotations of the images: name them with --cfg-options '
+                          'test_dataloader.dataset.ann_file=FILE test_evaluator.0.ann_file=FILE')
+    names = []
+    for stage in ('saver', 'base'):
+        config = cfg.model[stage].get('config')
+        names.append(osp.splitext(osp.basename(config))[0] if isinstance(config, str) else stage)
+    return dict(type='StageRecordMetric', ann_file=path, folder=folder,
+                names=names if names[0] != names[1] else ['saver', 'base'])
 
 
 def _distribute_on_cpu(cfg):

@@ -2,6 +2,7 @@
 
 from .. import compat  # noqa: F401  (before anything of mmdet)
 from .saver_metric import SaverMetric
+from .stage_record_metric import StageRecordMetric
 from .stages_evaluator import StagesEvaluator
 
-__all__ = ['SaverMetric', 'StagesEvaluator']
+__all__ = ['SaverMetric', 'StageRecordMetric', 'StagesEvaluator']

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from mmdet.registry import EVALUATOR
+from mmdet.registry import EVALUATOR, METRICS
 from mmengine.evaluator import Evaluator
 from mmengine.structures import BaseDataElement
 
@@ -21,9 +21,11 @@ class StagesEvaluator(Evaluator):
 
     Args:
         metrics: As for mmengine's Evaluator; :class:`SaverMetric` is evaluated on the cascade only.
+        record: Config of a :class:`StageRecordMetric`, which writes both stages' boxes down.
     """
 
-    def __init__(self, metrics):
+    def __init__(self, metrics, record: Optional[dict] = None):
+        self.record = None if record is None else METRICS.build(record)
         metrics = [metrics] if isinstance(metrics, dict) else list(metrics)
         self.stages = {}
         for stage in ('saver', 'base'):
@@ -45,8 +47,8 @@ class StagesEvaluator(Evaluator):
     @dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
         Evaluator.dataset_meta.fset(self, dataset_meta)
-        for evaluator in self.stages.values():
-            evaluator.dataset_meta = dataset_meta
+        for part in [*self.stages.values(), *([] if self.record is None else [self.record])]:
+            part.dataset_meta = dataset_meta
 
     def process(self, data_samples: Sequence[BaseDataElement], data_batch: Optional[Any] = None):
         for stage, evaluator in self.stages.items():
@@ -56,6 +58,8 @@ class StagesEvaluator(Evaluator):
                 one.pred_instances = sample.get(f'{stage}_instances')
                 alone.append(one)
             evaluator.process(alone, data_batch)
+        if self.record is not None:
+            self.record.process(data_batch, [sample.to_dict() for sample in data_samples])
         for sample in data_samples:
             del sample.saver_instances, sample.base_instances
         super().process(data_samples, data_batch)
@@ -65,4 +69,6 @@ class StagesEvaluator(Evaluator):
         for stage, evaluator in self.stages.items():
             for name, value in evaluator.evaluate(size).items():
                 metrics[f'baselines/{stage}/{name}'] = value
+        if self.record is not None:
+            self.record.evaluate(size)
         return metrics

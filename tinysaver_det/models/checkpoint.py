@@ -1,5 +1,6 @@
 """Weights of a stage: every key accounted for."""
 
+import hashlib
 import logging
 import os
 import re
@@ -138,6 +139,16 @@ def load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor], wher
     if strict:
         raise CheckpointError(message, missing, unexpected, mismatched)
     print_log(message, logger='current', level=logging.WARNING)
+
+
+def weights_checksum(model: torch.nn.Module) -> str:
+    """SHA-256 of a detector's parameters and buffers with their names, whatever file they came from."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f'{key} {value.dtype} {tuple(value.shape)}'.encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def checkpoint_classes(meta: dict):

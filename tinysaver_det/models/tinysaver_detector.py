@@ -18,7 +18,8 @@ from ..confidence import build_confidence
 from ..cost import StageCost
 from ..errors import CheckpointError, ConfigError
 from ..registry import TASK_UTILS
-from ..routing import Threshold
+from ..routing import OperatingPoint, Threshold
+from .checkpoint import weights_checksum
 from .nan_watch import NanWatch
 from .stage import Stage, common_classes, to_detections
 
@@ -45,12 +46,16 @@ class TinySaverDetector(BaseDetector):
         confidence: How sure the saver is, such as ``dict(type='BoxEntropy')``; see
             :mod:`tinysaver_det.confidence`.
         threshold: Hand over below it: 0 never, above 1 always. Can be changed on the live object.
+        operating_point: ``operating_point.json`` of ``tools/calibrate.py``: its threshold takes the place of
+            ``threshold``, and its confidence that of a missing ``confidence``. It is refused for other weights, target
+            classes or another confidence than it was made with.
         target_classes: The classes to detect; boxes of others are dropped in both stages before the confidence
             sees them. By default the data set's own classes when run by a test loop, else those that both
             stages know.
         base_batch_size: At most so many images per run of the base; by default all that a batch hands over.
         keep_stages: Also run the base on every kept image and store both stages' boxes as ``saver_instances``
-            and ``base_instances``; routing, ``pred_instances`` and ``gflops`` don't change. For comparisons.
+            and ``base_instances``, with ``base_gflops``; routing, ``pred_instances`` and ``gflops`` don't change. For
+            comparisons.
         data_preprocessor: Must be None: each stage brings its own.
         backbone: Must be empty; ``mmdet.apis.init_detector`` looks for ``model.backbone`` in a config, so the
             configs have an empty one.
@@ -65,8 +70,9 @@ class TinySaverDetector(BaseDetector):
     def __init__(self,
                  saver: dict,
                  base: dict,
-                 confidence: dict,
-                 threshold: float,
+                 confidence: Optional[dict] = None,
+                 threshold: Optional[float] = None,
+                 operating_point: Optional[str] = None,
                  target_classes: Optional[Sequence[str]] = None,
                  base_batch_size: Optional[int] = None,
                  keep_stages: bool = False,
@@ -81,19 +87,27 @@ class TinySaverDetector(BaseDetector):
         if base_batch_size is not None and (not isinstance(base_batch_size, int) or base_batch_size < 1):
             raise ConfigError(f'base_batch_size must be a whole number of at least 1, or None for all images that a '
                               f'batch hands over, but got {base_batch_size!r}')
+        point = None if operating_point is None else OperatingPoint.read(operating_point)
+        if point is not None:
+            point.check(confidence=confidence)
+            confidence, threshold = point.confidence, point.threshold
+        elif confidence is None or threshold is None:
+            raise ConfigError('TinySaverDetector needs a confidence and a threshold, or an operating_point that '
+                              'has both')
         routing, confidence = Threshold(threshold), _confidence(confidence)
         stages = {'saver': Stage('saver', saver), 'base': Stage('base', base)}
         super().__init__(data_preprocessor=stages['saver'].model.data_preprocessor, init_cfg=init_cfg)
         self.stages = stages
         for name in STAGES:
             setattr(self, name, stages[name].detach_model())
+        self.operating_point = point
         self.confidence = confidence
         self.routing = routing
         self.base_batch_size = base_batch_size
         self.keep_stages = bool(keep_stages)
         self.costs = {name: StageCost() for name in STAGES}
         self.fixed_target_classes = target_classes is not None
-        self._warned = self._bound = False
+        self._warned = self._bound = self._compared = False
         if self.fixed_target_classes:
             self.target_classes = target_classes
         else:  # until a data set says otherwise; the confidence learns of it with the first image
@@ -197,7 +211,7 @@ class TinySaverDetector(BaseDetector):
                 instances, dropped = self.stages['base'].to_target(answer.pred_instances)
                 sample = samples[i]
                 if self.keep_stages:
-                    sample.base_instances = instances
+                    sample.base_instances, sample.base_gflops = instances, answer.gflops
                 if replace:
                     sample.pred_instances = instances
                     sample.stage = 'base'
@@ -249,6 +263,9 @@ class TinySaverDetector(BaseDetector):
         if not self._bound:
             self.confidence.bind(self._target_classes)
             self._bound = True
+        if self.operating_point is not None and not self._compared:
+            self.operating_point.check(classes=self._target_classes, weights=self.weights_checksums())
+            self._compared = True
         if not self._warned:
             self._warned = True
             for name in STAGES:
@@ -314,6 +331,10 @@ class TinySaverDetector(BaseDetector):
         return {name: sorted(ops) for name, ops in found.items() if ops}
 
     # ---- weights -------------------------------------------------------------------------------------------
+
+    def weights_checksums(self) -> dict:
+        """SHA-256 of both stages' weights, by name; see :func:`~tinysaver_det.models.checkpoint.weights_checksum`."""
+        return {name: weights_checksum(getattr(self, name)) for name in STAGES}
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                               error_msgs):

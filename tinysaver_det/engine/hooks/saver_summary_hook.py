@@ -9,7 +9,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 
 from ...cost import parameters
-from ...evaluation import SaverMetric, StagesEvaluator
+from ...evaluation import SaverMetric, StageRecordMetric, StagesEvaluator
 from ...report import SaverSummary
 from ...report.summary import COST_KEYS
 from .target_classes_hook import unwrap
@@ -37,8 +37,8 @@ class SaverSummaryHook(Hook):
         self._give_detector(runner, runner.val_evaluator)
 
     def _give_detector(self, runner, evaluator) -> None:
-        for metric in evaluator.metrics:
-            if isinstance(metric, SaverMetric):
+        for metric in [*evaluator.metrics, getattr(evaluator, 'record', None)]:
+            if isinstance(metric, (SaverMetric, StageRecordMetric)):
                 metric.detector = unwrap(runner.model)
 
     def after_test_epoch(self, runner, metrics: Optional[dict[str, float]] = None) -> None:
