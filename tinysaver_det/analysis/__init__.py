@@ -1,5 +1,23 @@
 """What a cascade would save, at what loss and how surely, from recorded results; neither torch nor mmdet."""
 
+from .bootstrap import resamples, upper_bound
+from .calibration import Calibration, calibrate
+from .coverage import Coverage, coverage
+from .curve import OperatingCurve, gains, operating_curve, random_band
+from .evaluator import METRICS, CocoFigures, RoutedEvaluator
+from .matching import Matched, match
+from .metric import Metric
+from .pair import Pair, read_pair, read_record
 from .records import GroundTruth, Results, read_ground_truth, read_results
+from .risk_control import hoeffding_bentkus, image_losses
+from .scoring import class_masses, confidences, named_confidences
+from .selection import SaverRank, Selection, select_savers
+from .sweep import sweep
+from .walk import ABSENT, Walk
 
-__all__ = ['GroundTruth', 'Results', 'read_ground_truth', 'read_results']
+__all__ = [
+    'ABSENT', 'METRICS', 'Calibration', 'CocoFigures', 'Coverage', 'GroundTruth', 'Matched', 'Metric', 'OperatingCurve',
+    'Pair', 'Results', 'RoutedEvaluator', 'SaverRank', 'Selection', 'Walk', 'calibrate', 'class_masses', 'confidences',
+    'coverage', 'gains', 'hoeffding_bentkus', 'image_losses', 'match', 'named_confidences', 'operating_curve',
+    'random_band', 'read_ground_truth', 'read_pair', 'read_record', 'read_results', 'resamples', 'select_savers',
+    'sweep', 'upper_bound']

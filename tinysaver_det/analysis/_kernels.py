@@ -4,7 +4,13 @@ Everything here releases the interpreter's lock, so that threads run side by sid
 """
 
 import numpy as np
-from numba import njit
+
+from ..errors import ConfigError
+
+try:
+    from numba import njit
+except ImportError as e:
+    raise ConfigError('the analysis needs numba: pip install "tinysaver-det[analysis]"') from e
 
 # pycocotools' own thresholds, made the same way: they differ from 0.55, 0.6 ... in the last bit
 IOUS = np.linspace(.5, .95, 10)

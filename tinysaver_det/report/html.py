@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import ImageError
 from ..files import whole_file
-from .summary import _plain
+from .summary import plain
 
 TEMPLATE = Path(__file__).with_name('page.html')
 PLACEHOLDER = '@PAYLOAD@'
@@ -45,7 +45,7 @@ def write_page(path, payload: dict) -> None:
               ``saved`` by drop, ``statics`` with ``name``, ``loses`` and ``saves``;
             - ``notes``: sentences.
     """
-    text = json.dumps(_plain(payload), allow_nan=False, separators=(',', ':'))  # ASCII, lone surrogates included
+    text = json.dumps(plain(payload), allow_nan=False, separators=(',', ':'))  # ASCII, lone surrogates included
     for mark in '<>&':  # nothing in a name may end the script element
         text = text.replace(mark, f'\\u{ord(mark):04x}')
     page = TEMPLATE.read_text(encoding='utf-8').replace(PLACEHOLDER, text)

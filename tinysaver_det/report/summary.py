@@ -49,7 +49,7 @@ class SaverSummary:
 
     def to_dict(self) -> dict:
         """Plain values for JSON; a figure that doesn't exist is None."""
-        return _plain({f.name: getattr(self, f.name) for f in fields(self)})
+        return plain({f.name: getattr(self, f.name) for f in fields(self)})
 
     def save(self, path) -> None:
         """Write as JSON; the file is whole or absent."""
@@ -154,13 +154,14 @@ def _figure(value, form):
     return '-' if value is None or not math.isfinite(value) else format(value, form)
 
 
-def _plain(value):
+def plain(value):
+    """Numpy and other values as JSON has them: lists, dicts with text keys, None for what is not finite."""
+    if hasattr(value, 'tolist'):  # numpy's arrays and numbers
+        value = value.tolist()
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if hasattr(value, 'item'):
-        value = value.item()
+        return [plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

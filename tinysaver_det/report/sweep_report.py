@@ -13,6 +13,7 @@ from ..detections import Detections
 from ..errors import ImageError
 from ..files import whole_file
 from .console import console
+from .summary import plain
 
 COLORS = ('#0072b2', '#e69f00', '#009e73', '#cc79a7', '#56b4e9', '#d55e00', '#f0e442', '#999999', '#000000')
 LISTED = 201  # points whose classes' AP a page has
@@ -108,7 +109,7 @@ class SweepReport:
             notes=self.notes)
         if self.point is not None:
             result['operating_point'] = self.at(self.point.threshold)
-        return _plain(result)
+        return plain(result)
 
     def at(self, threshold: float) -> dict:
         """Figures of the first confidence at a threshold: exactly those of the routing that it gives."""
@@ -307,7 +308,7 @@ class SweepReport:
             return found
 
         few = ', '.join(self.classes[:8]) + (', ...' if len(self.classes) > 8 else '')
-        return _plain(dict(
+        return plain(dict(
             title=self.title, metric=self.metric, images=self.images,
             classes_note=f'{len(self.classes)} classes: {few}',
             saver=dict(name=self.saver, gflops=first.saver_gflops, value=first.saver),
@@ -319,7 +320,8 @@ class SweepReport:
             class_table=dict(names=self.classes, objects=self.objects, saver=class_ap[0], base=class_ap[-1],
                              points=listed, values=class_ap[listed]),
             operating_point=None if self.point is None else dict(
-                threshold=self.point.threshold, text=f'calibrated for {_target(self.point)}'),
+                threshold=self.point.threshold, handover=self.at(self.point.threshold)['handover'],
+                text=f'calibrated for {_target(self.point)}'),
             gallery=gallery, groups=[dict(g.__dict__) for g in self.groups] or None, notes=self.sentences(),
             made=f'tinysaver_det {__version__}'))
 
@@ -369,17 +371,3 @@ def _target(point):
 
 def _value(value):
     return '-' if value is None or not math.isfinite(value) else f'{value:.3f}'
-
-
-def _plain(value):
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if hasattr(value, 'item'):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
