@@ -8,6 +8,9 @@ import mmengine
 import numpy as np
 import pytest
 
+from tinysaver_det.analysis import METRICS, Walk, confidences, read_record
+from tinysaver_det.confidence import build_confidence
+
 from ..conftest import real_options
 
 pytestmark = pytest.mark.real_data
@@ -157,3 +160,18 @@ def test_all_400_images_give_the_published_figures(real, run_python, tmp_path):
     for stage, expected in (('saver', (0.189, 0.311, 0.189)), ('base', (0.300, 0.472, 0.309))):
         got = summary['baselines'][stage]
         assert (got['coco/bbox_mAP'], got['coco/bbox_mAP_50'], got['coco/bbox_mAP_75']) == expected
+
+
+def test_recorded_confidences_route_like_the_live_detector(real, run_python, tmp_path):
+    out, summary = tmp_path / 'a.pkl', tmp_path / 's.json'
+    run_python('tools/test.py', NANO, '--threshold', 0.15, '--sweep', '--out', out, '--json', summary, '--quiet',
+               '--work-dir', tmp_path, '--cfg-options', *real_options(real, real.few))
+    live, summary = load(out), json.loads(summary.read_text())
+    pair = read_record(tmp_path / 'sweep')
+    recorded = confidences(pair.saver, pair.truth, build_confidence(summary['confidence']))
+    assert [live[i]['confidence'] for i in pair.truth.image_ids] == recorded.tolist()
+    handed = recorded < 0.15
+    assert [live[i]['stage'] == 'base' for i in pair.truth.image_ids] == handed.tolist()
+    exact = pair.evaluator.coco(Walk.one(handed)).mean[0]
+    for name, value in zip(METRICS[:3], exact):
+        assert summary['metrics'][f'coco/bbox_{name}'] == pytest.approx(value, abs=5e-4)  # which is rounded

@@ -250,10 +250,11 @@ class SweepReport:
         for s in self.statics:
             axes.scatter(s.gflops, s.value, color='black', marker='x', s=36, zorder=4)
             axes.annotate(s.name, (s.gflops, s.value), (5, -3), textcoords='offset points', fontsize=8)
-        for name, x, y, marker in ((self.saver, first.saver_gflops, first.saver, 's'),
-                                   (self.base, first.base_gflops, first.base, 'D')):
+        for name, x, y, marker, align in ((self.saver, first.saver_gflops, first.saver, 's', 'left'),
+                                          (self.base, first.base_gflops, first.base, 'D', 'right')):
             axes.scatter(x, y, color='black', marker=marker, s=40, zorder=5)
-            axes.annotate(name, (x, y), (6, -12), textcoords='offset points', fontsize=8, weight='bold')
+            axes.annotate(name, (x, y), (7, -12) if align == 'left' else (-7, 7), textcoords='offset points', ha=align,
+                          fontsize=8, weight='bold')
         if self.point is not None:
             at = self.at(self.point.threshold)
             axes.scatter(at['gflops'], at['value'], color=COLORS[0], marker='*', s=170, zorder=6, edgecolor='white',
@@ -261,6 +262,7 @@ class SweepReport:
         axes.axhline(first.base, color='black', linewidth=0.5, alpha=0.4, zorder=0)
         axes.axvline(first.base_gflops, color='black', linewidth=0.5, alpha=0.4, zorder=0)
         axes.set(xlabel='GFLOPs per image (1 multiply-add = 1)', ylabel=self.metric)
+        axes.margins(y=0.08)
         axes.set_title(f'{self.images} images, {len(self.classes)} classes', fontsize=10)
         axes.legend(loc='lower right', frameon=False, fontsize=8)
         with whole_file(path, 'wb') as f:

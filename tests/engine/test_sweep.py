@@ -1,0 +1,146 @@
+"""Recording both stages in a test, and applying what was found to a live cascade."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from tinysaver_det.analysis import Metric, calibrate, confidences, operating_curve, read_record
+from tinysaver_det.confidence import build_confidence
+from tinysaver_det.engine.evaluate import evaluate
+from tinysaver_det.errors import ConfigError, OperatingPointError
+from tinysaver_det.models.packed import build_detector, pack_checkpoint
+from tinysaver_det.routing import OperatingPoint
+
+from ..conftest import predict
+from .test_evaluate import fresh
+
+
+@pytest.fixture
+def recorded(config, tmp_path, capsys):
+    """A test with a sweep: its config, the folder of the sweep, the summary and what was printed."""
+    folder = tmp_path / 'sweep'
+    summary = evaluate(fresh(config), threshold=0.05, quiet=True, sweep_folder=str(folder))
+    return config, folder, summary, capsys.readouterr().out
+
+
+def point_of(folder, path, **changes):
+    """An operating point for half of the images handed over, calibrated on the recorded images."""
+    pair = read_record(folder)
+    confidence = build_confidence(dict(type='BoxEntropy'))
+    scores = confidences(pair.saver, pair.truth, confidence)
+    found = calibrate(pair, confidence, scores, ('handover', 0.9), count=20, for_images=float('inf'), leak=True)
+    content = {**json.loads(json.dumps(found.require().__dict__)), **changes}
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_sweep_has_the_figures_of_tests_at_its_thresholds(recorded):
+    config, folder, summary, printed = recorded
+    assert {p.name for p in folder.iterdir()} == {'saver.bbox.json', 'base.bbox.json', 'record.json', 'curve.csv',
+                                                  'summary.json', 'curve.png', 'report.html'}
+    assert 'BoxEntropy' in printed and f'written to {folder}' in printed
+    with open(folder / 'curve.csv') as f:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+    assert rows[0]['handover'] == 0 and rows[-1]['handover'] == 1
+    for row in rows[::max(1, len(rows) // 3)]:
+        live = evaluate(fresh(config), threshold=row['threshold'], quiet=True)
+        assert live.handover == pytest.approx(row['handover'])
+        assert live.gflops_per_image == pytest.approx(row['gflops'])
+        for name in ('mAP', 'mAP_50', 'mAP_75'):
+            assert live.metrics[f'coco/bbox_{name}'] == pytest.approx(max(row[name], 0), abs=6e-4)  # rounded to 3
+
+
+def test_the_record_is_the_pair(recorded):
+    config, folder, summary, _ = recorded
+    pair = read_record(folder)
+    assert len(pair.truth) == 6
+    assert pair.saver_gflops.mean() == pytest.approx(summary.saver_gflops)
+    assert pair.base_gflops.mean() == pytest.approx(summary.base_gflops)
+    assert pair.weights == build_detector(config).weights_checksums()
+    curve = operating_curve(pair.evaluator, confidences(pair.saver, pair.truth, build_confidence(summary.confidence)),
+                            pair.saver_gflops, pair.base_gflops, Metric('mAP'))
+    assert (curve.confidences < 0.05).mean() == summary.handover
+    assert curve.confidences.mean() == pytest.approx(summary.mean_confidence)
+
+
+def test_an_operating_point_sets_threshold_and_confidence(recorded, photos, tmp_path):
+    config, folder, *_ = recorded
+    path = point_of(folder, tmp_path / 'point.json')
+    point = OperatingPoint.read(path)
+    cfg = fresh(config)
+    cfg.model.operating_point = str(path)
+    summary = evaluate(cfg, quiet=True)
+    assert summary.threshold == point.threshold and summary.confidence == point.confidence
+    assert summary.handover == pytest.approx(point.expected['handover'])
+    cfg = fresh(config)
+    del cfg.model['confidence'], cfg.model['threshold']
+    cfg.model.operating_point = str(path)
+    detector = build_detector(cfg)
+    assert detector.threshold == point.threshold and detector.confidence.to_dict() == point.confidence
+    stages = [s.stage for s in predict(detector, photos.paths)]
+    assert stages == ['base' if s < point.threshold else 'saver' for s in confidences(
+        read_record(folder).saver, read_record(folder).truth, detector.confidence)]
+
+
+def test_an_operating_point_goes_with_a_packed_checkpoint(recorded, tmp_path):
+    config, folder, *_ = recorded
+    cfg = fresh(config)
+    pack_checkpoint(cfg, tmp_path / 'packed.pth')
+    cfg.model.operating_point = str(point_of(folder, tmp_path / 'point.json'))
+    assert evaluate(cfg, checkpoint=str(tmp_path / 'packed.pth'), quiet=True).images == 6
+
+
+def test_an_operating_point_is_refused_for_something_else(recorded, photos, tmp_path):
+    config, folder, *_ = recorded
+    path = point_of(folder, tmp_path / 'point.json')
+
+    def run(**model):
+        cfg = fresh(config)
+        cfg.model.update(operating_point=str(path), **model)
+        return evaluate(cfg, quiet=True)
+
+    with pytest.raises(OperatingPointError, match="made with confidence BoxEntropy, whose type is 'BoxEntropy'"):
+        run(confidence=dict(type='MaxScore'))
+    with pytest.raises(OperatingPointError, match="for the base .* here the base is 'another model, or other weights'"):
+        run(base=config.model.saver)
+    cfg = Config(config.to_dict())
+    cfg.model.operating_point = str(path)
+    with pytest.raises(OperatingPointError, match='lacks|also has'):
+        detector = build_detector(cfg)
+        detector.target_classes = ('cat', 'dog')
+        predict(detector, photos.paths[:1])
+    cfg = fresh(config)
+    cfg.model.operating_point = str(path)
+    with pytest.raises(ConfigError, match='a threshold and an operating point'):
+        evaluate(cfg, threshold=0.5, quiet=True)
+    point_of(folder, path, calibration=dict(json.loads(path.read_text())['calibration'], leak=False))
+    with pytest.raises(OperatingPointError, match='calibrated on these very images'):
+        run()
+
+
+def test_neither_point_nor_threshold_is_refused(config):
+    cfg = fresh(config)
+    del cfg.model['threshold']
+    with pytest.raises(ConfigError, match='needs a confidence and a threshold, or an operating_point'):
+        build_detector(cfg)
+
+
+def test_a_sweep_needs_annotations(config, photo_copy, tmp_path):
+    content = json.loads(photo_copy.ann.read_text())
+    photo_copy.ann.write_text(json.dumps(dict(content, annotations=[])))
+    cfg = fresh(config)
+    cfg.test_dataloader.dataset.ann_file = cfg.test_evaluator[0].ann_file = str(photo_copy.ann)
+    with pytest.raises(ConfigError, match='a sweep needs COCO annotations'):
+        evaluate(cfg, quiet=True, sweep_folder=str(tmp_path / 'sweep'))
+    assert not (tmp_path / 'sweep').exists()
+
+
+def test_keeping_stages_costs_what_the_base_costs_alone(cascade, photos):
+    cascade.keep_stages, cascade.threshold = True, 0
+    kept = predict(cascade, photos.paths)
+    cascade.threshold = 2
+    handed = predict(cascade, photos.paths)
+    np.testing.assert_allclose([s.base_gflops for s in kept], [s.gflops - s.saver_gflops for s in handed])
