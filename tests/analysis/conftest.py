@@ -49,56 +49,61 @@ def generate(seed, images=30, options=2, ties=True):
     """
     rng = np.random.default_rng(seed)
     ids = rng.choice(10000, images, replace=False).tolist()
-    truth = dict(images=[dict(id=i, file_name=f'{i:06d}.jpg', height=480, width=640) for i in ids],
-                 categories=[dict(id=c, name=n) for n, c in CATEGORIES])
-    with_objects = [c for _, c in CATEGORIES if c != ABSENT_CLASS]
+    objects = some_objects(rng, ids)
+    models = [some_boxes(rng, ids, objects, found=0.5 + 0.15 * k) for k in range(options)]
+    flat = [b for boxes in models for b in boxes]
+    for b, place in zip(flat, rng.permutation(len(flat)).tolist()):
+        b['bbox'] = [float(v) for v in b['bbox']]
+        b['score'] = round(b['score'] * 20) / 20 if ties else place / len(flat)
+    return dict(images=[dict(id=i, file_name=f'{i:06d}.jpg', height=480, width=640) for i in ids],
+                categories=[dict(id=c, name=n) for n, c in CATEGORIES], annotations=objects), models
+
+
+def some_objects(rng, ids):
     objects = []
     for n, i in enumerate(ids):
         for _ in range(0 if n % 7 == 3 else rng.integers(1, 6)):
-            w, h = (float(s) for s in rng.choice(SIDES, 2))
+            x, y, w, h = (float(v) for v in (*rng.integers(0, 300, 2), *rng.choice(SIDES, 2)))
             area = w * h * (1 if rng.random() < 0.4 else rng.uniform(0.4, 1))
             if rng.random() < 0.15:
                 area = float(rng.choice([32 ** 2, 96 ** 2]))
             if rng.random() < 0.03:
                 w = area = 0.0
-            objects.append(annotation(0, i, int(rng.choice(with_objects)), [*rng.uniform(0, 300, 2).tolist(), w, h],
-                                      area=area, iscrowd=int(rng.random() < 0.12)))
-    for side in (32.0, 96.0):
-        objects.append(annotation(0, ids[0], 90, [10.0 + side, 10.0, side, side]))
+            category = int(rng.choice([c for _, c in CATEGORIES if c != ABSENT_CLASS]))
+            objects.append(annotation(0, i, category, [x, y, w, h], area=area, iscrowd=int(rng.random() < 0.12)))
+            if rng.random() < 0.3:  # nearly in the same place, and one of the two may not count
+                objects.append(dict(objects[-1], bbox=[x + 0.04 * w, y, w, h], iscrowd=int(rng.random() < 0.5),
+                                    area=area * float(rng.choice([1, 0.1, 10]))))
+    objects += [annotation(0, ids[0], 90, [10 + side, 10.0, side, side]) for side in (32.0, 96.0)]
+    objects += [annotation(0, ids[1], 17, [40.0 * k, 400.0, 30.0, 30.0]) for k in range(14)]
     for k, o in enumerate(rng.permutation(len(objects)).tolist()):
         objects[o]['id'] = k  # one of them is 0
-    truth['annotations'] = objects
+    return objects
 
-    models = []
-    for k in range(options):
-        boxes = []
-        for o in objects:
-            if o['category_id'] == UNSEEN or rng.random() > 0.5 + 0.15 * k and o['id'] != 0:
-                continue
-            for _ in range(rng.integers(1, 3)):
-                shift = rng.normal(0, 0.08, 4) * (rng.random() < 0.8) * (o['id'] != 0)
-                x, y, w, h = o['bbox']
-                boxes.append(box(o['image_id'], o['category_id'],
-                                 [x + shift[0] * w, y + shift[1] * h, w * np.exp(shift[2]), h * np.exp(shift[3])],
-                                 rng.beta(3, 2)))
-        seen = [c for _, c in CATEGORIES if c != UNSEEN]
-        for i in ids:
-            for _ in range(rng.poisson(3)):
-                w, h = (float(s) for s in rng.choice(SIDES, 2) * (rng.random() > 0.03))
-                boxes.append(box(i, int(rng.choice(seen)), [*rng.uniform(0, 300, 2).tolist(), w, h], rng.beta(1, 3)))
-        for _ in range(140):  # on objects and beside them
-            boxes.append(box(ids[0], 90, [*rng.uniform(0, 60, 2).tolist(), *rng.choice([32.0, 96.0], 2).tolist()],
-                             rng.uniform()))
-        boxes.append(box(ids[1], 3, [40.0, 40.0, -30.0, 20.0], 0.9))
-        boxes = [boxes[b] for b in rng.permutation(len(boxes))]
-        for b in boxes:
-            b['bbox'] = [float(v) for v in b['bbox']]
-        models.append(boxes)
-    flat = [b for boxes in models for b in boxes]
-    distinct = rng.permutation(len(flat)) / len(flat)
-    for b, score in zip(flat, distinct.tolist()):
-        b['score'] = float(round(b['score'] * 20) / 20) if ties else score
-    return truth, models
+
+def some_boxes(rng, ids, objects, found):
+    boxes = []
+    for o in objects:
+        x, y, w, h = o['bbox']
+        if o['category_id'] == UNSEEN or rng.random() > found and o['id'] != 0:
+            continue
+        for _ in range(rng.integers(1, 3)):
+            kind = 'same' if o['id'] == 0 else rng.choice(['same', 'part', 'moved', 'moved'])
+            if kind == 'part':  # with an IoU of one of COCO's thresholds, but for the last bit
+                w *= rng.choice(np.linspace(0.5, 0.95, 10))
+            elif kind == 'moved':
+                x, y = (x, y) + rng.normal(0, 0.08, 2) * (w, h)
+                w, h = (w, h) * np.exp(rng.normal(0, 0.08, 2))
+            boxes.append(box(o['image_id'], o['category_id'], [x, y, w, h], rng.beta(3, 2)))
+    seen = [c for _, c in CATEGORIES if c != UNSEEN]
+    for i in ids:
+        for _ in range(rng.poisson(3)):
+            size = rng.choice(SIDES, 2) * (rng.random() > 0.03)
+            boxes.append(box(i, int(rng.choice(seen)), [*rng.uniform(0, 300, 2), *size], rng.beta(1, 3)))
+    for _ in range(140):  # on objects and beside them, more than count
+        boxes.append(box(ids[0], 90, [*rng.uniform(0, 60, 2), *rng.choice([32.0, 96.0], 2)], rng.uniform()))
+    boxes.append(box(ids[1], 3, [40, 40, -30, 20], 0.9))
+    return [boxes[b] for b in rng.permutation(len(boxes))]
 
 
 @pytest.fixture(scope='session')

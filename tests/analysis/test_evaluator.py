@@ -177,7 +177,7 @@ def test_totals_of_a_walk_sum_what_each_image_costs_at_its_option():
 def test_changes_behind_the_last_point_never_happen(data_set):
     evaluator = data_set(0).evaluator
     start = np.zeros(len(evaluator), np.int8)
-    walk = Walk(start, np.array([5]), np.array([0]), np.array([1], np.int8), 3)
+    walk = Walk(start, np.array([3, 5]), np.array([0, 1]), np.array([1, 1], np.int8), 3)
     figures = evaluator.coco(walk).per_class
     for p in range(3):
         np.testing.assert_array_equal(figures[p], evaluator.coco(Walk.one(start)).per_class[0])

@@ -35,5 +35,8 @@ def upper_bound(estimate, samples, certainty: float, images: int, for_images: fl
     """
     samples = np.asarray(samples)
     widening = np.sqrt(1 + images / for_images)
+    samples = samples[np.isfinite(samples).all(axis=1)]  # a sample without any object says nothing
+    if not len(samples):
+        return np.full(np.shape(estimate), np.nan)
     deviation = np.quantile(samples - samples.mean(axis=0), certainty, axis=0)
     return np.asarray(estimate) + widening * deviation

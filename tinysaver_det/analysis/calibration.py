@@ -111,6 +111,7 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
                           f'{"" if kind in ("max_drop", "max_gflops") else " and below 1"}, but got {value:g}')
     if kind == 'max_image_loss' and value == 0:
         raise ConfigError('the target max_image_loss must be above 0')
+    pair.truth.require_objects()
     images, evaluator = len(pair.truth), pair.evaluator
     for_images = float(images if for_images is None else for_images)
     if not for_images > 0:

@@ -91,6 +91,8 @@ class OperatingCurve:
 
     def cheapest(self, drop: float) -> int:
         """The point that costs least among those whose metric is at most ``drop`` below the base's."""
+        if not drop >= 0:
+            raise ConfigError(f'drop must be at least 0, but got {drop}')
         allowed = np.flatnonzero(self.drop <= drop)
         return int(allowed[np.argmin(self.gflops[allowed])])
 
@@ -141,6 +143,9 @@ def operating_curve(evaluator: RoutedEvaluator, confidences, saver_gflops, base_
     """
     metric = (metric or Metric('mAP')).settle(evaluator)
     confidences = np.asarray(confidences, np.float64)
+    if confidences.shape != (len(evaluator),) or not np.isfinite(confidences).all():
+        raise ConfigError(f'there must be a finite confidence for each of the {len(evaluator)} images, but got '
+                          f'{np.isfinite(confidences).sum()}')
     order, counts, thresholds = routing_points(confidences, points)
     walk = Walk.by_order(order, counts, len(evaluator))
     figures = evaluator.coco(walk, progress=progress) if coco else None

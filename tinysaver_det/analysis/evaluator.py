@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ConfigError
 from .matching import AREAS, Matched, count_objects
 from .records import GroundTruth
-from .walk import Walk
+from .walk import ABSENT, Walk
 
 #: COCO's twelve metrics, in its order.
 METRICS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR_1', 'AR_10', 'AR_100', 'AR_s', 'AR_m', 'AR_l')
@@ -68,7 +68,7 @@ class RoutedEvaluator:
             weights: (I,) how many times each image counts; once by default.
             progress: Called with the number of finished units (class and area range) and of all.
         """
-        weights = self._weights(weights)
+        walk, weights = self._checked(walk), self._weights(weights)
         figures = np.full((walk.points, len(self.truth.classes), len(METRICS)), np.nan)
         units = [(a, c) for a in range(len(AREAS)) for c in range(len(self.truth.classes))]
 
@@ -94,7 +94,7 @@ class RoutedEvaluator:
         Returns:
             numpy.ndarray: (B, P); NaN where no object counts.
         """
-        weights = np.atleast_2d(self._weights(weights))
+        walk, weights = self._checked(walk), np.atleast_2d(self._weights(weights))
         total, count = np.zeros((len(weights), walk.points)), np.zeros((len(weights), walk.points))
         ious = tuple(ious)
 
@@ -119,7 +119,25 @@ class RoutedEvaluator:
     def _weights(self, weights):
         if weights is None:
             return np.ones(len(self), np.int32)
+        weights = np.asarray(weights)
+        if weights.shape[-1:] != (len(self),) or (weights < 0).any() or (weights != np.floor(weights)).any():
+            raise ConfigError(f'weights must be whole numbers of at least 0, one for each of the {len(self)} '
+                              'images, but '
+                              f'got shape {weights.shape} and {weights.min(initial=0):g} to {weights.max(initial=0):g}')
         return np.ascontiguousarray(weights, np.int32)
+
+    def _checked(self, walk):
+        """The walk as the compiled loops take it, which check nothing themselves."""
+        routing, option, image = (np.asarray(v) for v in (walk.routing, walk.option, walk.image))
+        options = np.concatenate([routing, option])
+        if routing.shape != (len(self),) or options.min(initial=0) < ABSENT or \
+                options.max(initial=0) >= len(self.options) or image.min(initial=0) < 0 or \
+                image.max(initial=0) >= max(len(self), 1):
+            raise ConfigError(f'a routing must give each of the {len(self)} images one of the options 0 to '
+                              f'{len(self.options) - 1}, or {ABSENT} for none, but got {len(routing)} from '
+                              f'{options.min(initial=0)} to {options.max(initial=0)}')
+        return Walk(routing.astype(np.int8), np.asarray(walk.at, np.int64), image.astype(np.int64),
+                    option.astype(np.int8), int(walk.points))
 
     def _walk(self, area, label, ious, walk, weights, out):
         from . import _kernels

@@ -36,7 +36,7 @@ class Metric:
     scores: Optional[tuple] = None
 
     def __post_init__(self):
-        if self.name in _MEAN_AP:
+        if str(self.name) in _MEAN_AP:
             return
         found = re.fullmatch(r'f1(_macro)?(?:@(\d*\.?\d+))?', str(self.name))
         if not found or found[2] and float(found[2]) > 1:
@@ -79,9 +79,8 @@ class Metric:
         result = np.empty((len(weights), walk.points))
         for b, w in enumerate(weights):
             hits, falses, objects = (walk.totals(c * w) for c in counts)
-            f1 = f1_score(hits, falses, objects)
+            f1 = np.where(objects > 0, f1_score(hits, falses, objects), np.nan)
             if 'macro' in self.name:
-                f1 = np.where(objects > 0, f1, np.nan)
                 there = ~np.isnan(f1)
                 with np.errstate(invalid='ignore'):
                     f1 = np.where(there, f1, 0).sum(axis=0) / there.sum(axis=0)
@@ -91,8 +90,11 @@ class Metric:
         return result
 
     def of(self, figures: CocoFigures) -> Optional[np.ndarray]:
-        """(P,) the metric out of COCO's twelve, or None for an F1."""
-        return None if self.is_f1 else figures.mean[:, METRICS.index(self.name)]
+        """(P,) the metric out of COCO's twelve, NaN where there is nothing to find, or None for an F1."""
+        if self.is_f1:
+            return None
+        values = figures.mean[:, METRICS.index(self.name)]
+        return np.where(values < 0, np.nan, values)
 
     def counts(self, evaluator: RoutedEvaluator) -> Sequence[np.ndarray]:
         """Hits, false positives and objects at IoU 0.5, each (C, K, I) float64, for an F1 whose scores are settled."""

@@ -18,6 +18,7 @@ from ..names import refuse_unknown
 
 BLOCK = 8 << 20  # characters of a results file that are held at a time
 MOST_NEGATIVE = 0.01  # share of boxes turned inside out that a model may have; with more the format is another
+LONGEST = 64 << 20  # characters of one element, such as one with a mask
 SHOWN = 5  # ids that a message names
 
 
@@ -75,6 +76,17 @@ class GroundTruth:
                        file_names=tuple(self.file_names[i] for i in images), image=new[self.image[kept]],
                        **{k: getattr(self, k)[kept] for k in ('label', 'bboxes', 'areas', 'crowd', 'zero_id')})
 
+
+    def require_objects(self) -> None:
+        """Refuse to evaluate where there is nothing to find.
+
+        Raises:
+            DataError: No object of the target classes counts.
+        """
+        if not (~self.crowd).any():
+            raise DataError(f'annotation file {self.path} has no object of the {len(self.classes)} target '
+                            'classes: there '
+                            'is nothing to evaluate')
 
     def only(self, classes: Sequence[str]) -> 'GroundTruth':
         """The same for some of the classes; they keep their order.
@@ -172,7 +184,9 @@ def read_ground_truth(path, classes: Optional[Sequence[str]] = None) -> GroundTr
         raise DataError(f"annotation file {path} lists no classes under 'categories': add them, with id and name")
     try:
         truth = _ground_truth(content, path, checksum)
-    except (KeyError, TypeError, IndexError) as e:
+    except DataError:
+        raise
+    except (KeyError, TypeError, IndexError, ValueError, OverflowError, AttributeError) as e:
         raise DataError(f'annotation file {path} is not in the COCO format: {type(e).__name__} {e} in its images, '
                         'annotations or categories') from e
     return truth if classes is None else truth.only(classes)
@@ -180,10 +194,10 @@ def read_ground_truth(path, classes: Optional[Sequence[str]] = None) -> GroundTr
 
 def _ground_truth(content, path, checksum):
     images, annotations = content['images'], content.get('annotations') or []
-    ids = np.array([i['id'] for i in images], dtype=np.int64)
+    ids = whole_numbers([i['id'] for i in images])
     _refuse_twice(ids, f'annotation file {path}', 'images')
     names = [str(c['name']) for c in content['categories']]
-    category_ids = np.array([c['id'] for c in content['categories']], dtype=np.int64)
+    category_ids = whole_numbers([c['id'] for c in content['categories']])
     _refuse_twice(category_ids, f'annotation file {path}', 'categories')
     if len(set(names)) != len(names):
         twice = next(n for n in names if names.count(n) > 1)
@@ -191,15 +205,15 @@ def _ground_truth(content, path, checksum):
     order = np.argsort(ids, kind='stable')
     ids = ids[order]
 
-    image, unknown = positions(np.array([a['image_id'] for a in annotations], np.int64), ids)
+    image, unknown = positions(whole_numbers([a['image_id'] for a in annotations]), ids)
     if len(unknown):
         raise DataError(f'annotation file {path} has objects on {some(unknown, "images")} that it does not list')
-    category, unknown = positions(np.array([a['category_id'] for a in annotations], np.int64), category_ids)
+    category, unknown = positions(whole_numbers([a['category_id'] for a in annotations]), category_ids)
     if len(unknown):
         raise DataError(f'annotation file {path} has objects of {some(unknown, "categories")} that it does not list')
-    own_ids = np.array([a['id'] for a in annotations], np.int64)
+    own_ids = whole_numbers([a['id'] for a in annotations])
     _refuse_twice(own_ids, f'annotation file {path}', 'annotations')
-    bboxes = np.array([a['bbox'] for a in annotations], np.float64).reshape(-1, 4)
+    bboxes = boxes_of(annotations)
     bad = ~np.isfinite(bboxes).all(axis=1) | (bboxes[:, 2:] < 0).any(axis=1)
     if bad.any():
         raise DataError(f'annotation file {path} has {bad.sum()} boxes that are not finite or of negative size '
@@ -209,6 +223,11 @@ def _ground_truth(content, path, checksum):
     if lacking:
         notes.append(f'{lacking} annotations of {path} have no area: that of the box is taken')
         areas = [b[2] * b[3] if a is None else a for a, b in zip(areas, bboxes)]
+    areas = np.array(areas, np.float64)
+    bad = ~np.isfinite(areas)
+    if bad.any():
+        raise DataError(f'annotation file {path} has {bad.sum()} areas that are not finite (annotation '
+                        f'{own_ids[bad][0]}: {areas[bad][0]}): correct them')
     zero = own_ids == 0
     if zero.any():
         notes.append(f'annotation 0 of {path} never counts as found, as in pycocotools: number annotations from 1')
@@ -217,7 +236,7 @@ def _ground_truth(content, path, checksum):
         image_sizes=np.array([(images[i].get('height') or 0, images[i].get('width') or 0) for i in order], np.int64),
         file_names=tuple(str(images[i].get('file_name', images[i]['id'])) for i in order),
         classes=tuple(names), category_ids=category_ids, other_category_ids=frozenset(), image=image, label=category,
-        bboxes=bboxes, areas=np.array(areas, np.float64),
+        bboxes=bboxes, areas=areas,
         crowd=np.array([bool(a.get('iscrowd', 0)) for a in annotations], bool), zero_id=zero,
         path=path, checksum=checksum, notes=tuple(notes))
 
@@ -244,14 +263,11 @@ def read_results(path, truth: GroundTruth, name: Optional[str] = None, subset: b
     image_ids, category_ids, bboxes, scores, digest = [], [], [], [], hashlib.sha256()
     for block in _blocks(path, digest):
         try:
-            image_ids.append(np.fromiter((d['image_id'] for d in block), np.int64, len(block)))
-            category_ids.append(np.fromiter((d['category_id'] for d in block), np.int64, len(block)))
+            image_ids.append(whole_numbers([d['image_id'] for d in block]))
+            category_ids.append(whole_numbers([d['category_id'] for d in block]))
             scores.append(np.fromiter((d['score'] for d in block), np.float64, len(block)))
-            boxes = [d['bbox'] for d in block]
-            if set(map(len, boxes)) != {4}:
-                raise ValueError('a bbox has not four numbers')
-            bboxes.append(np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(block)).reshape(-1, 4))
-        except (KeyError, TypeError, ValueError) as e:
+            bboxes.append(boxes_of(block))
+        except (KeyError, TypeError, ValueError, OverflowError) as e:
             raise DataError(f'results file {path} is not in the COCO format, a list of {{"image_id", "category_id", '
                             f'"bbox": [x, y, w, h], "score"}}: {type(e).__name__} {e}') from e
     if not image_ids:
@@ -323,6 +339,35 @@ def positions(values, known):
     return found, np.unique(values[found < 0])
 
 
+def whole_numbers(values) -> np.ndarray:
+    """Ids as int64; a file may write them as 7 or 7.0.
+
+    Raises:
+        ValueError, TypeError, OverflowError: They are no whole numbers.
+    """
+    if set(map(type, values)) <= {int}:
+        return np.fromiter(values, np.int64, len(values))
+    numbers = np.array(values, np.float64)
+    bad = ~(np.isfinite(numbers) & (numbers == np.floor(numbers)))
+    if bad.any() or not all(isinstance(v, (int, float)) for v in values):
+        shown = values[int(np.argmax(bad))] if bad.any() else next(v for v in values if not isinstance(v, (int, float)))
+        raise ValueError(f'an id must be a whole number, but is {shown!r}')
+    return numbers.astype(np.int64)
+
+
+def boxes_of(entries) -> np.ndarray:
+    """(N, 4) float64 of the ``bbox`` of annotations or results.
+
+    Raises:
+        KeyError, ValueError, TypeError, OverflowError: One is missing, or is not four numbers.
+    """
+    boxes = [e['bbox'] for e in entries]
+    for box in boxes:
+        if len(box) != 4:
+            raise ValueError(f'a bbox must be four numbers, but is {box!r}')
+    return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
+
+
 def _refuse_twice(ids, where, what):
     unique, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
@@ -335,7 +380,7 @@ def _whole(path):
         return json.loads(data), hashlib.sha256(data).hexdigest()
     except OSError as e:
         raise DataError(f'annotation file {path} cannot be read: {e.strerror}') from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise DataError(f'annotation file {path} is not JSON: {e}') from e
 
 
@@ -360,7 +405,7 @@ def _blocks(path, digest):
                     yield found
     except OSError as e:
         raise DataError(f'results file {path} cannot be read: {e.strerror}') from e
-    except ValueError as e:  # of UTF-8, too
+    except (ValueError, RecursionError) as e:  # of UTF-8, too
         raise DataError(f'results file {path} is not a JSON list of results: {e}') from e
 
 
@@ -401,7 +446,7 @@ class _ListReader:
             try:
                 element, end = self.decode(text, start)
             except ValueError:
-                if last or len(text) - at > 8 * BLOCK:
+                if last or len(text) - at > LONGEST:
                     raise ValueError('it breaks off or is damaged: was it written whole?') from None
                 break
             found.append(element)

@@ -28,7 +28,10 @@ def parse_confidence(text: str) -> dict:
     try:
         call = ast.parse(text, mode='eval').body
         if isinstance(call, ast.Call) and not call.args:
-            return dict(type=call.func.id, **{k.arg: ast.literal_eval(k.value) for k in call.keywords})
+            settings = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+            if len(settings) < len(call.keywords):
+                raise ValueError('a setting is given twice')
+            return dict(type=call.func.id, **settings)
         return dict(type=call.id)
     except (SyntaxError, ValueError, AttributeError, TypeError) as e:
         raise ConfigError(f'a confidence must be a name with or without settings, such as BoxEntropy or TopKMean(k=3), '
@@ -56,7 +59,7 @@ def class_masses(truth: GroundTruth, results: Results, reference: Optional[Groun
         lacking = [c for c in truth.classes if c not in reference.classes]
         if lacking:
             raise ConfigError(f'{reference.path} lacks the target classes {", ".join(lacking)}: weights need them all')
-        counts = np.bincount(reference.label, minlength=len(reference.classes))
+        counts = np.bincount(reference.label[~reference.crowd], minlength=len(reference.classes))
         mass = [counts[reference.classes.index(c)] for c in truth.classes]
     return {c: float(max(m, 1)) for c, m in zip(truth.classes, mass)}
 

@@ -150,6 +150,7 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
     metric = metric or Metric('mAP')
     if not drop >= 0:
         raise ConfigError(f'drop must be at least 0, but got {drop}')
+    truth.require_objects()
     results, base_gflops = base
     matched_base: Matched = match(truth, results)
     drawn = resamples(len(truth), count, seed)

@@ -40,6 +40,7 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
         OperatingPointError: The point was made for something else.
         ConfigError: A setting that cannot be used.
     """
+    pair.truth.require_objects()
     evaluator = pair.evaluator
     if point is not None:
         metric = metric or Metric(point.metric['name'],

@@ -1,0 +1,216 @@
+import json
+import os
+from dataclasses import asdict, fields, replace
+
+import pytest
+
+from tinysaver_det.errors import OperatingPointError
+from tinysaver_det.routing import OperatingPoint
+
+CLASSES = ('cat', 'dog', 'bus')
+SUMS = {name: f'{k}' * 64 for k, name in enumerate(('saver', 'base', 'other', 'annotations', 'ids'))}
+POINT = OperatingPoint(
+    saver=dict(name='nano', results='e' * 64, weights=SUMS['saver']),
+    base=dict(name='large', results='f' * 64, weights=None), classes=CLASSES,
+    confidence=dict(type='TopKMean', k=3, unseen_score=0.01), threshold=0.375, gflops=(0.5, 10.97),
+    metric=dict(name='f1', scores=[0.25, 0.5]), target=dict(max_drop=0.005), method='bootstrap', certainty=0.95,
+    for_images=2000.0, expected=dict(handover=0.25, drop=0.001, bound=0.004, interval=[-0.002, 0.004]),
+    calibration=dict(annotations=SUMS['annotations'], images=500, image_ids=SUMS['ids'], leak=False, resamples=1000,
+                     seed=0))
+CONTENT = json.loads(json.dumps(asdict(POINT)))
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a file; returns its path."""
+    def make(content):
+        path = tmp_path / 'operating_point.json'
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+    return make
+
+
+def sentence(error, *words):
+    """What an error says, which must be one sentence with the words in it."""
+    said = str(error.value)
+    assert '\n' not in said and '  ' not in said
+    for word in words:
+        assert word in said
+    return said
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / 'new' / 'operating_point.json'
+    POINT.save(path)
+    assert OperatingPoint.read(path) == POINT == OperatingPoint.read(str(path))
+    assert os.listdir(path.parent) == ['operating_point.json']
+    content = json.loads(path.read_text())
+    assert content == CONTENT and content['format'] == 1
+    assert list(content) == [f.name for f in fields(OperatingPoint)]
+
+
+@pytest.mark.parametrize('threshold', [0, 0.0, 1, 2.0, 1e-300, 0.1 + 0.2])
+def test_threshold_survives_to_the_last_bit(tmp_path, threshold):
+    replace(POINT, threshold=threshold).save(tmp_path / 'p.json')
+    assert OperatingPoint.read(tmp_path / 'p.json').threshold == threshold
+
+
+def test_more_in_the_file_does_no_harm(write):
+    assert OperatingPoint.read(write(dict(CONTENT, remark='by hand'))) == POINT
+
+
+def test_failed_save_leaves_what_was_there(tmp_path):
+    path = tmp_path / 'operating_point.json'
+    POINT.save(path)
+    before = path.read_bytes()
+    for bad in (float('nan'), object()):
+        with pytest.raises((ValueError, TypeError)):
+            replace(POINT, expected=dict(drop=0.001, bound=bad)).save(path)
+        assert path.read_bytes() == before and os.listdir(tmp_path) == ['operating_point.json']
+
+
+@pytest.mark.parametrize('path', ['nowhere.json', '', 'nowhere/operating_point.json'])
+def test_missing_file_is_refused(tmp_path, path):
+    path = tmp_path / path  # '' is the folder
+    with pytest.raises(OperatingPointError) as error:
+        OperatingPoint.read(path)
+    sentence(error, f'operating point {path} cannot be read: ', 'directory')
+
+
+@pytest.mark.parametrize('text', ['', '{', '{"format": 1,}', 'threshold: 0.5', '{"format": 1} {}'])
+def test_what_is_not_json_is_refused(write, text):
+    path = write(text)
+    with pytest.raises(OperatingPointError) as error:
+        OperatingPoint.read(path)
+    sentence(error, f'operating point {path} is not JSON: ')
+
+
+def test_file_that_is_no_text_is_refused(write):
+    path = write('')
+    path.write_bytes(b'\x89PNG\r\n\x1a\n\xff\xfe')
+    with pytest.raises(OperatingPointError, match='is not JSON'):
+        OperatingPoint.read(path)
+
+
+@pytest.mark.parametrize('content, found', [
+    ([], 'None'), (None, 'None'), (0.5, 'None'), ({}, 'None'), (dict(CONTENT, format=2), '2'),
+    (dict(CONTENT, format='1'), "'1'"), (dict(CONTENT, format=None), 'None')])
+def test_other_format_is_refused(write, content, found):
+    path = write(content)
+    with pytest.raises(OperatingPointError) as error:
+        OperatingPoint.read(path)
+    sentence(error, f'{path} must be of format 1, but is of {found}', 'tools/calibrate.py')
+
+
+@pytest.mark.parametrize('lacking', [[n] for n in CONTENT if n != 'format'] + [['classes', 'threshold']])
+def test_missing_keys_are_named(write, lacking):
+    path = write({k: v for k, v in CONTENT.items() if k not in lacking})
+    with pytest.raises(OperatingPointError) as error:
+        OperatingPoint.read(path)
+    sentence(error, f'{path} lacks {", ".join(lacking)}: ', 'tools/calibrate.py')
+
+
+@pytest.mark.parametrize('threshold', [-0.1, None, '0.5', True, [0.5], float('nan'), float('inf'), {}])
+def test_threshold_that_is_none_is_refused(write, threshold):
+    path = write(dict(CONTENT, threshold=threshold))
+    with pytest.raises(OperatingPointError) as error:
+        OperatingPoint.read(path)
+    sentence(error, f'{path} has no threshold of at least 0, but {threshold!r}', 'tools/calibrate.py')
+
+
+@pytest.mark.parametrize('value', [None, 5])
+@pytest.mark.parametrize('part', ['classes', 'gflops', 'saver', 'base', 'confidence', 'metric', 'calibration'])
+def test_part_of_another_kind_is_refused(write, part, value):
+    with pytest.raises(OperatingPointError) as error:
+        OperatingPoint.read(write(dict(CONTENT, **{part: value})))
+    sentence(error, part)
+
+
+@pytest.mark.parametrize('part, key', [('calibration', 'leak'), ('calibration', 'annotations'),
+                                       ('calibration', 'image_ids'), ('saver', 'name'), ('base', 'name'),
+                                       ('metric', 'name'), ('metric', 'scores'), ('confidence', 'type')])
+def test_part_that_lacks_what_is_asked_of_it_is_refused(write, part, key):
+    with pytest.raises(OperatingPointError) as error:
+        OperatingPoint.read(write(dict(CONTENT, **{part: {k: v for k, v in CONTENT[part].items() if k != key}})))
+    sentence(error, part)
+
+
+def test_what_fits_or_is_not_given_passes():
+    POINT.check()
+    POINT.check(classes=list(CLASSES), confidence=POINT.confidence, names=dict(saver='nano', base='large'),
+                weights=dict(saver=SUMS['saver'], base=SUMS['base']), annotations=SUMS['other'],
+                image_ids=SUMS['other'])
+
+
+@pytest.mark.parametrize('classes, difference', [
+    (('cat', 'dog'), "it also has 'bus'"),
+    (('cat', 'dog', 'bus', 'kite', 'car'), "it lacks 'car', 'kite'"),
+    (('cat', 'dog', 'kite'), "it lacks 'kite'"),
+    (('dog', 'cat', 'bus'), 'they stand in another order'),
+    ((), "it also has 'bus', 'cat', 'dog'"),
+    ((*CLASSES, *'abcdefg'), "it lacks 'a', 'b', 'c', 'd', 'e', ..."),
+])
+def test_other_classes_are_refused(classes, difference):
+    with pytest.raises(OperatingPointError) as error:
+        POINT.check(classes=classes)
+    sentence(error, '3 target classes', f'these {len(classes)} ({difference})')
+
+
+@pytest.mark.parametrize('confidence, words', [
+    (dict(type='BoxEntropy'), "confidence TopKMean, whose type is 'TopKMean', but here it is 'BoxEntropy'"),
+    (dict(POINT.confidence, k=5), 'whose k is 3, but here it is 5'),
+    (dict(type='TopKMean', unseen_score=0.05), 'whose unseen_score is 0.01, but here it is 0.05'),
+    (dict(type='TopKMean', power=2), 'whose power is None, but here it is 2'),
+])
+def test_other_confidence_is_refused(confidence, words):
+    with pytest.raises(OperatingPointError) as error:
+        POINT.check(confidence=confidence)
+    sentence(error, words, 'calibrate with this confidence')
+
+
+@pytest.mark.parametrize('confidence', [{}, dict(type='TopKMean'), dict(type='TopKMean', k=3), dict(k=3.0)])
+def test_confidence_with_some_of_the_settings_passes(confidence):
+    POINT.check(confidence=confidence)
+
+
+@pytest.mark.parametrize('names, words', [
+    (dict(saver='large', base='nano'), "the saver 'nano', but here the saver is 'large'"),
+    (dict(saver='nano', base='huge'), "the base 'large', but here the base is 'huge'"),
+    (dict(base='nano'), "the base 'large', but here the base is 'nano'"),
+])
+def test_other_models_are_refused_by_name(names, words):
+    with pytest.raises(OperatingPointError) as error:
+        POINT.check(names=names)
+    sentence(error, words, 'calibrate this pair')
+
+
+@pytest.mark.parametrize('names', [{}, dict(saver='nano'), dict(saver=None, base='large')])
+def test_names_that_are_not_given_are_not_looked_at(names):
+    POINT.check(names=names)
+
+
+def test_other_weights_are_refused():
+    with pytest.raises(OperatingPointError) as error:
+        POINT.check(weights=dict(saver=SUMS['other']))
+    sentence(error, "the saver 'nano'", 'another model, or other weights', 'calibrate this pair')
+
+
+@pytest.mark.parametrize('weights', [{}, dict(saver=None), dict(base=SUMS['other']),
+                                     dict(saver=SUMS['saver'], base=SUMS['other'])])
+def test_weights_that_one_side_does_not_know_are_not_looked_at(weights):
+    POINT.check(weights=weights)  # the point knows none of the base
+
+
+@pytest.mark.parametrize('images', [dict(annotations=SUMS['annotations']), dict(image_ids=SUMS['ids']),
+                                    dict(annotations=SUMS['other'], image_ids=SUMS['ids']),
+                                    dict(annotations=SUMS['annotations'], image_ids=SUMS['other'])])
+def test_its_own_images_are_refused_unless_that_was_allowed(images):
+    with pytest.raises(OperatingPointError) as error:
+        POINT.check(**images)
+    sentence(error, 'calibrated on these very images', '--allow-leak')
+    replace(POINT, calibration=dict(POINT.calibration, leak=True)).check(**images)
+
+
+def test_a_leak_allows_nothing_but_the_images():
+    with pytest.raises(OperatingPointError, match='the base is'):
+        replace(POINT, calibration=dict(POINT.calibration, leak=True)).check(names=dict(base='huge'))
