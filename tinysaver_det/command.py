@@ -44,7 +44,9 @@ def _sentence(error):
         return message
     if isinstance(error, AssertionError) and 'failed to load image' in message:
         return f'{message}: it is not an image that can be decoded'
-    return message if isinstance(error, FileNotFoundError) else None
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f'{error.filename}: {error.strerror}'
+    return message if isinstance(error, OSError) else None
 
 
 @contextmanager

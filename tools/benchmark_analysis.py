@@ -19,16 +19,20 @@ def main(argv=None):
     parser.add_argument('--rounds', type=int, default=3, help='timings of each, in turn (default 3)')
     args = parser.parse_args(argv)
     with one_sentence():
+        from rich.markup import escape
         from rich.table import Table
 
         from tinysaver_det.analysis.benchmark import compare
-        from tinysaver_det.analysis.scoring import confidences, named_confidences
+        from tinysaver_det.analysis.scoring import confidences, one_confidence
         from tinysaver_det.errors import ConfigError
         from tinysaver_det.report.console import console
 
+        if args.rounds < 1 or args.points < 2:
+            raise ConfigError(f'--rounds must be at least 1 and --points at least 2, but got {args.rounds} and '
+                              f'{args.points}')
         with progress_bar('comparing', args.quiet) as progress:
             pair, reference = read_pair_arguments(args)
-            confidence, = named_confidences([args.confidence], pair.truth, pair.saver, reference).values()
+            confidence = one_confidence(args.confidence, pair.truth, pair.saver, reference)
             scores = confidences(pair.saver, pair.truth, confidence)
             try:
                 found = compare(pair, scores, args.points, args.rounds, progress)
@@ -36,7 +40,7 @@ def main(argv=None):
                 raise ConfigError(f'{e} is missing: pip install "tinysaver-det[benchmark]"') from e
         whole = _whole_sweep(args) if not args.record else None
         unit = found[0].seconds
-        table = Table(title=f'{pair.title}: {len(pair.truth)} images, {len(pair.saver) + len(pair.base)} boxes',
+        table = Table(title=f'{escape(pair.title)}: {len(pair.truth)} images, {len(pair.saver) + len(pair.base)} boxes',
                       title_justify='left')
         table.add_column('')
         for head in ('time', 'of pycocotools', 'largest difference'):

@@ -43,10 +43,13 @@ def main(argv=None):
         from tinysaver_det.analysis.calibration import TARGETS, calibrate, refuse_leak
         from tinysaver_det.analysis.coverage import coverage
         from tinysaver_det.analysis.metric import Metric
-        from tinysaver_det.analysis.scoring import confidences, named_confidences
+        from tinysaver_det.analysis.scoring import confidences, one_confidence
+        from tinysaver_det.errors import ConfigError
         from tinysaver_det.report.calibration_report import coverage_table, print_calibration
         from tinysaver_det.report.console import console
 
+        if os.path.isdir(args.out):
+            raise ConfigError(f'--out {args.out} is a folder: name a file to write')
         kind = next(k for k in TARGETS if getattr(args, k) is not None)
         target = kind, getattr(args, kind)
         with progress_bar('calibrating', args.quiet) as progress:
@@ -54,16 +57,16 @@ def main(argv=None):
             leak = args.allow_leak
             if args.test_ann is not None:
                 leak = refuse_leak(pair.truth, args.test_ann, args.allow_leak)
-            confidence, = named_confidences([args.confidence], pair.truth, pair.saver, reference).values()
+            confidence = one_confidence(args.confidence, pair.truth, pair.saver, reference)
             scores = confidences(pair.saver, pair.truth, confidence)
             settings = dict(metric=Metric(args.metric) if args.metric else None, certainty=args.certainty,
                             guarantee=args.guarantee, count=args.resamples, points=args.points)
-            if args.check_coverage:
+            if args.check_coverage is not None:
                 found = coverage(pair, confidence, scores, target, args.check_coverage, args.seed, progress, **settings)
             else:
                 found = calibrate(pair, confidence, scores, target, for_images=args.for_images, seed=args.seed,
                                   leak=leak, progress=progress, **settings)
-        if args.check_coverage:
+        if args.check_coverage is not None:
             console().print(coverage_table([(pair.title, found)]))
             return
         print_calibration(pair, found)

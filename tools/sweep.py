@@ -2,6 +2,7 @@
 """From recorded results: what a cascade of saver and base saves at what loss, at every threshold."""
 
 import argparse
+import os
 
 from tinysaver_det.analysis.arguments import add_pair_arguments, read_pair_arguments
 from tinysaver_det.command import one_sentence, progress_bar
@@ -10,9 +11,9 @@ from tinysaver_det.command import one_sentence, progress_bar
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     add_pair_arguments(parser, several=True)
-    parser.add_argument('--static', nargs='+', default=[], metavar='[NAME=]FILE:GFLOPS',
+    parser.add_argument('--static', nargs='+', action='extend', default=[], metavar='[NAME=]FILE:GFLOPS',
                         help='results of other models, to compare with')
-    parser.add_argument('--group', nargs='+', default=[], metavar='NAME=CLASS,CLASS',
+    parser.add_argument('--group', nargs='+', action='extend', default=[], metavar='NAME=CLASS,CLASS',
                         help='a table of what a cascade for these classes alone saves; coco: a set of usual groups')
     parser.add_argument('--points', type=int, help='points per curve, evenly spaced in handover (default: all)')
     parser.add_argument('--operating-point', metavar='FILE', help='apply this operating_point.json and mark it')
@@ -25,9 +26,12 @@ def main(argv=None):
         from tinysaver_det.analysis.metric import Metric
         from tinysaver_det.analysis.scoring import named_confidences
         from tinysaver_det.analysis.sweep import read_static, sweep
+        from tinysaver_det.errors import ConfigError
         from tinysaver_det.report.sweep_report import gallery
         from tinysaver_det.routing import OperatingPoint
 
+        if os.path.exists(args.out) and not os.path.isdir(args.out):
+            raise ConfigError(f'--out {args.out} is a file: name a folder')
         point = OperatingPoint.read(args.operating_point) if args.operating_point else None
         metric = Metric(args.metric) if args.metric else None
         groups = parse_groups(args.group)

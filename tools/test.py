@@ -60,10 +60,8 @@ def main(argv=None):
             'work_dirs', osp.splitext(osp.basename(args.config))[0])
         if args.show or args.show_dir:
             show_predictions(cfg, args.show, args.show_dir, args.wait_time)
-        if args.operating_point:
-            cfg.model.operating_point = args.operating_point
         evaluate(cfg, args.checkpoint, args.threshold, args.baselines, args.out, args.json, args.quiet,
-                 osp.join(cfg.work_dir, 'sweep') if args.sweep else None)
+                 osp.join(cfg.work_dir, 'sweep') if args.sweep else None, args.operating_point)
 
 
 if __name__ == '__main__':

@@ -1,14 +1,14 @@
 import hashlib
 import json
 import math
-import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tinysaver_det.analysis import records
-from tinysaver_det.analysis.records import file_checksum, read_ground_truth, read_results
+from tinysaver_det.analysis.records import read_ground_truth, read_results
 from tinysaver_det.errors import ConfigError, DataError
 
 from .conftest import annotation, box
@@ -81,11 +81,10 @@ def test_images_stand_by_id_and_classes_as_in_the_file(files):
 
 def test_file_is_named_with_its_checksum(files):
     assert files.truth.path == str(files.ann)
-    assert files.truth.checksum == hashlib.sha256(files.ann.read_bytes()).hexdigest() == file_checksum(files.ann)
+    assert files.truth.checksum == hashlib.sha256(files.ann.read_bytes()).hexdigest()
     results = read_results(files.write_results(BOXES), files.truth)
     assert results.path == str(files.results)
     assert results.checksum == hashlib.sha256(files.results.read_bytes()).hexdigest()
-    assert re.search(r'missing\.json cannot be read', refused(file_checksum, files.ann.parent / 'missing.json'))
 
 
 def test_chosen_classes_keep_the_order_of_the_file(files):
@@ -229,9 +228,9 @@ def test_a_few_boxes_turned_inside_out_are_kept_and_counted(files):
     (results_with(score=-3.5), ['1 scores outside [0, 1]', '-3.5', 'image 10']),
     (results_with(score=math.nan), ['1 scores outside [0, 1]', 'nan', 'image 10']),
     (results_with(score=math.inf), ['1 scores outside [0, 1]', 'inf', 'image 10']),
-    (results_with(bbox=[1, 2, 3]), ['a bbox has not four numbers']),
-    (results_with(bbox=[1, 2, 3, 4, 5]), ['a bbox has not four numbers']),
-    (results_with(bbox=[]), ['a bbox has not four numbers']),
+    (results_with(bbox=[1, 2, 3]), ['a bbox must be four numbers']),
+    (results_with(bbox=[1, 2, 3, 4, 5]), ['a bbox must be four numbers']),
+    (results_with(bbox=[]), ['a bbox must be four numbers']),
     (results_with(bbox=7), ['TypeError']),
     (results_with(bbox='abcd'), ['ValueError']),
     (results_with(bbox=[1, 2, 3, [4]]), ['not in the COCO format']),
@@ -399,7 +398,7 @@ def same_as(results, boxes):
     assert results.label.tolist() == [[7, 2, 5].index(b['category_id']) for b in boxes]
     assert results.bboxes.tolist() == [b['bbox'] for b in boxes]
     assert results.scores.tolist() == [b['score'] for b in boxes]
-    assert results.checksum == file_checksum(results.path)
+    assert results.checksum == hashlib.sha256(Path(results.path).read_bytes()).hexdigest()
 
 
 def test_file_of_any_size_takes_the_memory_of_its_arrays_and_a_few_blocks(files, run_python):

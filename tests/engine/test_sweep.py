@@ -5,12 +5,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.structures import InstanceData
 
 from tinysaver_det.analysis import Metric, calibrate, confidences, operating_curve, read_record
 from tinysaver_det.confidence import build_confidence
 from tinysaver_det.engine.evaluate import evaluate
-from tinysaver_det.errors import ConfigError, OperatingPointError
+from tinysaver_det.errors import ConfigError, DataError, OperatingPointError
+from tinysaver_det.evaluation import StageRecordMetric
 from tinysaver_det.models.packed import build_detector, pack_checkpoint
 from tinysaver_det.routing import OperatingPoint
 
@@ -110,6 +113,7 @@ def test_an_operating_point_is_refused_for_something_else(recorded, photos, tmp_
     cfg.model.operating_point = str(path)
     with pytest.raises(OperatingPointError, match='lacks|also has'):
         detector = build_detector(cfg)
+        predict(detector, photos.paths[:1])  # compared once, and again when something changes
         detector.target_classes = ('cat', 'dog')
         predict(detector, photos.paths[:1])
     cfg = fresh(config)
@@ -117,7 +121,7 @@ def test_an_operating_point_is_refused_for_something_else(recorded, photos, tmp_
     with pytest.raises(ConfigError, match='a threshold and an operating point'):
         evaluate(cfg, threshold=0.5, quiet=True)
     point_of(folder, path, calibration=dict(json.loads(path.read_text())['calibration'], leak=False))
-    with pytest.raises(OperatingPointError, match='calibrated on these very images'):
+    with pytest.raises(OperatingPointError, match='calibrated on 6 of these 6 images'):
         run()
 
 
@@ -144,3 +148,31 @@ def test_keeping_stages_costs_what_the_base_costs_alone(cascade, photos):
     cascade.threshold = 2
     handed = predict(cascade, photos.paths)
     np.testing.assert_allclose([s.base_gflops for s in kept], [s.gflops - s.saver_gflops for s in handed])
+
+
+def test_a_part_of_the_data_set_is_recorded(config, tmp_path):
+    cfg = fresh(config)
+    cfg.test_dataloader.dataset.indices = 4
+    summary = evaluate(cfg, threshold=0.05, quiet=True, sweep_folder=str(tmp_path / 'sweep'))
+    pair = read_record(tmp_path / 'sweep')
+    assert len(pair.truth) == summary.images == 4
+    (tmp_path / 'sweep' / 'record.json').write_text(json.dumps(dict(
+        json.loads((tmp_path / 'sweep' / 'record.json').read_text()), checksum='other')))
+    with pytest.raises(DataError, match='is not the one that .* was recorded with'):
+        read_record(tmp_path / 'sweep')
+
+
+def test_boxes_that_were_not_finite_and_any_order_of_classes_are_recorded(photos, tmp_path):
+    metric = StageRecordMetric(str(photos.ann), str(tmp_path))
+    metric.dataset_meta = dict(classes=('bus', 'cat', 'dog'))  # the file has cat, dog, bus
+    boxes = InstanceData(bboxes=torch.tensor([[0.0, 0, 10, 20]]), scores=torch.tensor([0.5]), labels=torch.tensor([0]))
+    for image in range(6, 0, -1):
+        metric.process({}, [dict(img_id=image, saver_instances=boxes, base_instances=boxes[:0], saver_gflops=1.0,
+                                 base_gflops=10.0 * image, saver_dropped=int(image == 2))])
+    metric.evaluate(6)
+    pair = read_record(tmp_path)
+    assert {pair.truth.classes[k] for k in pair.saver.label} == {'bus'} and len(pair.base) == 0
+    assert pair.saver.bboxes.tolist() == [[0, 0, 10, 20]] * 6
+    assert pair.base_gflops.tolist() == [10, 20, 30, 40, 50, 60]
+    scores = confidences(pair.saver, pair.truth, build_confidence(dict(type='MaxScore')))
+    assert scores.tolist() == [0.5, 0, 0.5, 0.5, 0.5, 0.5]  # as live: an image that lost a box has confidence 0

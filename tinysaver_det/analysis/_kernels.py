@@ -12,12 +12,20 @@ try:
 except ImportError as e:
     raise ConfigError('the analysis needs numba: pip install "tinysaver-det[analysis]"') from e
 
+def compiled(function):
+    """Compile, and keep what was compiled where there is a folder for it."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # an installation and a home that cannot be written to
+        return njit(nogil=True)(function)
+
+
 # pycocotools' own thresholds, made the same way: they differ from 0.55, 0.6 ... in the last bit
 IOUS = np.linspace(.5, .95, 10)
 RECALLS = np.linspace(.0, 1., 101)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def match(dt_start, dt_end, gt_start, gt_end, dt_boxes, gt_boxes, gt_areas, gt_crowd, gt_zero, ranges, ious, max_dets,
           tp, ignored, rank):
     """Match the boxes of each (image, class) group with its objects, as pycocotools' evaluateImg does.
@@ -97,7 +105,7 @@ def match(dt_start, dt_end, gt_start, gt_end, dt_boxes, gt_boxes, gt_areas, gt_c
                 tp[a, first + d] &= ~ignored[a, first + d]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def grouped(keys, count):
     """Rows by key: (count + 1,) where each begins, and (N,) the rows; keys below 0 are left out."""
     start = np.zeros(count + 1, np.int64)
@@ -115,7 +123,7 @@ def grouped(keys, count):
     return start, rows
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def compress(image, option, rank, tp, ignored, everywhere):
     """Split one class's ranked boxes into rows that matter one by one and plain false positives between them.
 
@@ -159,7 +167,7 @@ def compress(image, option, rank, tp, ignored, everywhere):
     return r_image, r_option, r_rank, r_tp, r_fp, f_image, f_option, f_gap
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def accumulate(active, gap, tp, fp, rank, objects, ious, recalls, precision, reached, out):
     """AP and AR of one class and area range from its active rows; see :func:`walk`.
 
@@ -217,7 +225,7 @@ def accumulate(active, gap, tp, fp, rank, objects, ious, recalls, precision, rea
     out[3], out[4], out[5] = first * scale, ten * scale, hundred * scale
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def walk(r_image, r_option, r_rank, r_tp, r_fp, f_image, f_option, f_gap, r_start, r_rows, f_start, f_rows,
          objects, routing, weights, flip_at, flip_image, flip_option, points, ious, recalls, out):
     """AP and AR of one class and area range at every point of a walk over routings.

@@ -18,8 +18,8 @@ def add_pair_arguments(parser, several: bool = False) -> None:
     parser.add_argument('--saver-gflops', type=float, metavar='A', help='GFLOPs of the saver alone (1 '
                                                                         'multiply-add = 1)')
     parser.add_argument('--base-gflops', type=float, metavar='B', help='GFLOPs of the base alone')
-    parser.add_argument('--record', metavar='DIR', help='what tools/test.py --sweep recorded, in place of the '
-                                                        'five above')
+    parser.add_argument('--record', metavar='DIR', help='what tools/test.py --sweep recorded, in place of these; --ann '
+                        'only where the annotations have moved')
     parser.add_argument('--confidence', metavar='NAME', nargs='+' if several else None,
                         default=['BoxEntropy'] if several else 'BoxEntropy',
                         help='how sure the saver is, such as BoxEntropy or "TopKMean(k=3)"'
@@ -49,9 +49,10 @@ def read_pair_arguments(args):
     names = ('ann', 'saver', 'base', 'saver_gflops', 'base_gflops')
     given = [n for n in names if getattr(args, n) is not None]
     if args.record:
+        given = [n for n in given if n != 'ann'] + ['subset'] * args.subset
         if given:
             raise ConfigError(f'--record already names the pair: leave out {_options(given)}')
-        pair: Pair = read_record(args.record, classes)
+        pair: Pair = read_record(args.record, classes, args.ann)
     else:
         lacking = [n for n in names if n not in given]
         if lacking:
@@ -63,7 +64,12 @@ def read_pair_arguments(args):
 
 def split_classes(text):
     """Class names from ``bus,car``; None for None."""
-    return None if text is None else [c.strip() for c in text.split(',') if c.strip()]
+    if text is None:
+        return None
+    classes = [c.strip() for c in text.split(',') if c.strip()]
+    if not classes:
+        raise ConfigError(f'--classes must name at least one class, such as bus,car, but got {text!r}')
+    return classes
 
 
 def _options(names):

@@ -71,7 +71,7 @@ def compare(pair: Pair, scores, points: int = 20, rounds: int = 3, progress=None
         with contextlib.redirect_stdout(io.StringIO()):
             truths = {name: coco(path) for name, (coco, _) in modules.items()}
         timed = set(np.linspace(0, len(counts) - 1, rounds).round().astype(int).tolist())
-        steps = len(counts) + rounds
+        steps = len(counts)
         reference = np.empty_like(exact)
         for p, count in enumerate(counts):
             merged = _merged(pair, order[:count])

@@ -10,8 +10,8 @@ def resamples(images: int, count: int, seed: int = 0) -> np.ndarray:
 
     Source: Efron's bootstrap; the image is the unit, since boxes of one image belong together.
     """
-    if count < 1:
-        raise ConfigError(f'there must be at least 1 resample, but got {count}')
+    if count < 1 or images < 1:
+        raise ConfigError(f'there must be at least 1 resample and 1 image, but got {count} and {images}')
     rng = np.random.default_rng(seed)
     return rng.multinomial(images, np.full(images, 1 / images), size=count).astype(np.int32)
 

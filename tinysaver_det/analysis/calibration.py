@@ -1,6 +1,5 @@
 """Choose the threshold for a target, with a certainty."""
 
-import hashlib
 import math
 from dataclasses import dataclass
 from typing import Optional
@@ -16,7 +15,6 @@ from .metric import Metric
 from .pair import Pair
 from .records import read_ground_truth
 from .risk_control import LOSS, fixed_sequence, hoeffding_bentkus, image_losses
-from .walk import Walk
 
 TARGETS = dict(max_drop='the metric at most so much below the base alone',
                max_gflops='at most so many GFLOPs per image',
@@ -58,11 +56,11 @@ class Calibration:
         """
         if self.point is None:
             kind, value = self.target
+            out = 'use the base alone, ask for less' if kind in ('max_drop', 'max_image_loss') else 'ask for less'
             raise OperatingPointError(
                 f'no threshold meets the target ({TARGETS[kind]}: {value:g}) with certainty {self.certainty:g} '
-                'at less than '
-                "the base's cost: use the base alone, ask for less, or bring more images or another saver or "
-                "confidence")
+                'and saves '
+                f'anything: {out}, or bring more images or another saver or confidence')
         return self.point
 
 
@@ -84,7 +82,7 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
         confidence: What the saver's answers were scored with.
         scores: (I,) the confidences.
         target: (name, number), one of :data:`TARGETS`; ``max_image_loss`` goes with ``ltt`` alone.
-        metric: For ``max_drop`` (mAP by default); for ``ltt`` the F1 whose scores say what is shown ('f1' by default).
+        metric: For ``max_drop`` (mAP by default); for ``ltt`` the F1 at a score ('f1@0.3' by default).
         certainty: One-sided, in (0, 1).
         for_images: The promise is about the figure on so many other images; as many as the calibration's by default,
             infinite for the long run.
@@ -116,37 +114,30 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
     for_images = float(images if for_images is None else for_images)
     if not for_images > 0:
         raise ConfigError(f'the number of images that the promise is for must be above 0, but got {for_images:g}')
-    metric = (metric or Metric('f1' if guarantee == 'ltt' else 'mAP')).settle(evaluator)
-    if guarantee == 'ltt' and not metric.is_f1:
-        raise ConfigError(f'guarantee ltt is about an F1 per image, so the metric must be f1 or f1@SCORE, but is '
-                          f'{metric.name}')
+    metric = metric or Metric('f1@0.3' if guarantee == 'ltt' else 'mAP')
+    if guarantee == 'ltt' and not metric.name.startswith('f1@'):
+        raise ConfigError('guarantee ltt is about the F1 of an image at a score that is fixed beforehand, so '
+                          'the metric '
+                          f'must be f1@SCORE, but is {metric.name}')
+    if guarantee == 'bootstrap' and count * (1 - certainty) < 1:
+        raise ConfigError(f'a certainty of {certainty:g} needs at least {math.ceil(1 / (1 - certainty) - 1e-9)} '
+                          'resamples, '
+                          f'but got {count}')
+    if images < 2:
+        raise ConfigError(f'calibration needs many images, but got {images}')
+    metric = metric.settle(evaluator)
     curve = operating_curve(evaluator, scores, pair.saver_gflops, pair.base_gflops, metric, points, coco=False)
-    handed = np.rint(curve.handover * images).astype(int)
-    order = np.argsort(scores, kind='stable')
+    if not np.isfinite(curve.value).all():
+        raise DataError(f'{metric.name} is not defined on these images: there is nothing to find')
     if guarantee == 'ltt':
         losses = image_losses(evaluator, metric)
-        left = losses.sum() - np.concatenate([[0.0], np.cumsum(losses[order])])[handed]
-        quantity = np.maximum(left, 0) / images
+        quantity = np.maximum(curve.walk.totals(np.stack([losses, 0 * losses])), 0) / images
         bound = hoeffding_bentkus(quantity, images, value)
         passed = fixed_sequence(bound[::-1], 1 - certainty)
         chosen = len(curve) - passed if passed else None
     else:
         drawn = resamples(images, count, seed)
-        walk = Walk.by_order(order, handed, images)
-        if kind == 'max_drop':
-            samples = metric.values(evaluator, walk, drawn, progress)
-            samples = samples[:, -1:] - samples
-            quantity, limit = curve.drop, value
-        else:
-            saver, base = pair.saver_gflops, pair.base_gflops
-            cost = np.stack([saver, saver + base])
-            weighted = np.stack([walk.totals(cost * w) for w in drawn]) / images
-            alone = drawn @ base / images
-            quantity, samples, limit = {
-                'max_gflops': (curve.gflops, weighted, value),
-                'min_saved': (-curve.saved, weighted / alone[:, None] - 1, -value),
-                'handover': (curve.handover, np.stack([walk.totals(np.stack([0 * saver, 0 * saver + 1]) * w)
-                                                       for w in drawn]) / images, value)}[kind]
+        quantity, samples, limit = _limited(kind, value, pair, curve, metric, drawn, progress)
         bound = upper_bound(quantity, samples, certainty, images, for_images)
         met = bound <= limit + 1e-12
         if kind == 'max_drop':
@@ -156,11 +147,16 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
             chosen = int(np.flatnonzero(met).max()) if met.any() else None
     if chosen is not None and kind in ('max_drop', 'max_image_loss') and curve.saved[chosen] <= 0:
         chosen = None  # the base alone meets the target and is cheaper
+    elif chosen is not None and curve.saved[chosen] < 0:  # a budget that the base alone would leave room in
+        cheaper = np.flatnonzero(curve.saved[:chosen] >= 0)
+        chosen = int(cheaper.max()) if len(cheaper) else None
     point = None
     if chosen is not None:
+        sign = -1 if kind == 'min_saved' else 1
         expected = dict(handover=curve.handover[chosen], gflops=curve.gflops[chosen], saved=curve.saved[chosen],
                         value=curve.value[chosen], drop=curve.drop[chosen], saver=curve.saver, base=curve.base,
-                        quantity=quantity[chosen], **{'p_value' if guarantee == 'ltt' else 'bound': bound[chosen]})
+                        quantity=sign * quantity[chosen],
+                        **{'p_value' if guarantee == 'ltt' else 'bound': sign * bound[chosen]})
         if guarantee == 'ltt':
             expected['loss'] = LOSS
         elif kind == 'max_drop':
@@ -175,15 +171,26 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
             method=guarantee, certainty=certainty,
             for_images=for_images if math.isfinite(for_images) and guarantee != 'ltt' else None,
             expected={k: v if isinstance(v, str) else np.asarray(v).tolist() for k, v in expected.items()},
-            calibration=dict(annotations=pair.truth.checksum, images=images,
-                             image_ids=ids_checksum(pair.truth.image_ids), leak=bool(leak),
+            calibration=dict(annotations=pair.truth.checksum, images=images, marks=pair.truth.marks(), leak=bool(leak),
                              resamples=count if guarantee == 'bootstrap' else None, seed=seed))
     return Calibration(curve, (kind, value), quantity, bound, chosen, point, guarantee, certainty)
 
 
-def ids_checksum(image_ids) -> str:
-    """SHA-256 of image ids, whatever their order."""
-    return hashlib.sha256(' '.join(str(int(i)) for i in sorted(image_ids)).encode()).hexdigest()
+def _limited(kind, value, pair, curve, metric, drawn, progress):
+    """What a target limits: (P,) on the images, (B, P) on resamples of them, and the limit; all upper ones."""
+    images, walk = len(pair.truth), curve.walk
+    saver, base = pair.saver_gflops, pair.base_gflops
+    if kind == 'max_drop':
+        samples = metric.values(pair.evaluator, walk, drawn, progress)
+        return curve.drop, samples[:, -1:] - samples, value
+    if kind == 'handover':
+        one = np.stack([0 * saver, 0 * saver + 1])
+        return curve.handover, np.stack([walk.totals(one * w) for w in drawn]) / images, value
+    cost = np.stack([saver, saver + base])
+    samples = np.stack([walk.totals(cost * w) for w in drawn]) / images
+    if kind == 'max_gflops':
+        return curve.gflops, samples, value
+    return -curve.saved, samples / (drawn @ base / images)[:, None] - 1, -value
 
 
 def refuse_leak(truth, test_annotations, allowed: bool) -> bool:
@@ -198,7 +205,8 @@ def refuse_leak(truth, test_annotations, allowed: bool) -> bool:
         DataError: They do, and it is not.
     """
     test = read_ground_truth(test_annotations)
-    shared = sorted(set(truth.file_names) & set(test.file_names))
+    own = dict(zip(truth.marks(), truth.file_names))
+    shared = sorted(own[m] for m in set(own) & set(test.marks()))
     if shared and not allowed:
         raise DataError(f'{len(shared)} of the {len(truth)} calibration images are in the test annotations '
                         f'{test_annotations} too, such as {shared[0]}: figures on them would be too good; calibrate on '

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..confidence import Confidence
+from ..errors import ConfigError
 from .calibration import calibrate
 from .curve import operating_curve
 from .pair import Pair
@@ -20,7 +21,7 @@ class Coverage:
         certainty (float): What was promised.
         splits (int): Random halves.
         found (int): Splits in which a threshold was found.
-        met (int): Those in which it met the target on the other half; where none was found, the base alone meets it.
+        met (int): Those in which it met the target on the other half.
         saved (float): Mean share of the base's GFLOPs that was saved on the other halves; 0 where none was found.
         quantity (float): Mean over the found ones of what the target limits, on the other halves.
     """
@@ -35,8 +36,13 @@ class Coverage:
 
     @property
     def share(self) -> float:
-        """Share of the splits in which the target was met."""
-        return (self.met + self.splits - self.found) / self.splits
+        """Share of the splits in which the promise held: the target was met, or none was found and none promised.
+
+        Without a threshold the base alone is left, which loses nothing; a budget it does not meet.
+        """
+        if self.target[0] in ('max_drop', 'max_image_loss'):
+            return (self.met + self.splits - self.found) / self.splits
+        return self.met / self.found if self.found else float('nan')
 
 
 def coverage(pair: Pair, confidence: Confidence, scores, target, splits: int = 200, seed: int = 0, progress=None,
@@ -51,6 +57,8 @@ def coverage(pair: Pair, confidence: Confidence, scores, target, splits: int = 2
         settings: More for :func:`calibrate`.
     """
     rng, images = np.random.default_rng(seed), len(pair.truth)
+    if splits < 1 or images < 4:
+        raise ConfigError(f'coverage needs at least 1 split and 4 images, but got {splits} and {images}')
     kind, limit = target
     met, saved, quantities = 0, [], []
     for k in range(splits):
@@ -63,7 +71,7 @@ def coverage(pair: Pair, confidence: Confidence, scores, target, splits: int = 2
             # three points: all-saver, this threshold, all-base
             curve = operating_curve(tested.evaluator, np.where(handed, 0.0, 1.0), tested.saver_gflops,
                                     tested.base_gflops, found.curve.metric, coco=False)
-            at = int(np.argmin(np.abs(curve.handover - handed.mean())))
+            at = curve.point_at(0.5)
             quantity = dict(max_drop=curve.drop[at], max_gflops=curve.gflops[at], min_saved=curve.saved[at],
                             handover=curve.handover[at]).get(kind)
             if kind == 'max_image_loss':

@@ -1,6 +1,7 @@
 """What a cascade costs and finds at every threshold."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -32,6 +33,7 @@ class OperatingCurve:
         figures (CocoFigures | None): COCO's twelve metrics and the classes' AP at the points, where they were asked
             for.
         confidences (numpy.ndarray | None): (I,) of the images.
+        walk (Walk | None): The routings at the points.
     """
 
     name: str
@@ -44,6 +46,7 @@ class OperatingCurve:
     base_gflops: float
     figures: Optional[CocoFigures] = None
     confidences: Optional[np.ndarray] = field(default=None, repr=False)
+    walk: Optional[Walk] = field(default=None, repr=False)
 
     def __len__(self):
         return len(self.value)
@@ -96,6 +99,10 @@ class OperatingCurve:
         allowed = np.flatnonzero(self.drop <= drop)
         return int(allowed[np.argmin(self.gflops[allowed])])
 
+    def point_at(self, threshold: float) -> int:
+        """The point whose routing a threshold gives, or the nearest in handover if the curve lacks it."""
+        return int(np.argmin(np.abs(self.handover - (self.confidences < threshold).mean())))
+
     def area_above(self, statics=()) -> float:
         """Mean advantage over the static models, in the metric, from the saver's GFLOPs to the base's.
 
@@ -127,8 +134,10 @@ class OperatingCurve:
                                 + row + [float(self.value[p])] * len(extra))
 
 
-def operating_curve(evaluator: RoutedEvaluator, confidences, saver_gflops, base_gflops, metric: Metric = None,
-                    points: Optional[int] = None, name: str = '', coco: bool = True, progress=None) -> OperatingCurve:
+def operating_curve(evaluator: RoutedEvaluator, confidences, saver_gflops, base_gflops,
+                    metric: Optional[Metric] = None,
+                    points: Optional[int] = None, name: str = '', coco: bool = True, include: Sequence[float] = (),
+                    progress=None) -> OperatingCurve:
     """The exact operating curve of a cascade of the evaluator's first two options.
 
     Args:
@@ -139,6 +148,7 @@ def operating_curve(evaluator: RoutedEvaluator, confidences, saver_gflops, base_
         points: At most so many, evenly spaced in handover; all by default.
         name: Of the confidence.
         coco: Whether to keep COCO's twelve metrics and the classes' AP.
+        include: Thresholds whose routing shall be among the points in any case.
         progress: See :meth:`RoutedEvaluator.coco`.
     """
     metric = (metric or Metric('mAP')).settle(evaluator)
@@ -146,7 +156,7 @@ def operating_curve(evaluator: RoutedEvaluator, confidences, saver_gflops, base_
     if confidences.shape != (len(evaluator),) or not np.isfinite(confidences).all():
         raise ConfigError(f'there must be a finite confidence for each of the {len(evaluator)} images, but got '
                           f'{np.isfinite(confidences).sum()}')
-    order, counts, thresholds = routing_points(confidences, points)
+    order, counts, thresholds = routing_points(confidences, points, include)
     walk = Walk.by_order(order, counts, len(evaluator))
     figures = evaluator.coco(walk, progress=progress) if coco else None
     value = metric.of(figures) if coco else None
@@ -155,15 +165,16 @@ def operating_curve(evaluator: RoutedEvaluator, confidences, saver_gflops, base_
     saver, base = (np.broadcast_to(np.asarray(g, np.float64), len(evaluator)) for g in (saver_gflops, base_gflops))
     gflops = np.concatenate([[0.0], np.cumsum(base[order])])[counts] / len(evaluator) + saver.mean()
     return OperatingCurve(name, metric, thresholds, counts / len(evaluator), gflops, value, float(saver.mean()),
-                          float(base.mean()), figures, confidences)
+                          float(base.mean()), figures, confidences, walk)
 
 
-def routing_points(confidences, points: Optional[int] = None):
+def routing_points(confidences, points: Optional[int] = None, include: Sequence[float] = ()):
     """The thresholds that change the routing.
 
     Args:
         confidences: (I,).
         points: At most so many, evenly spaced in handover, with both ends; all by default.
+        include: Thresholds whose routing shall be among them all the same.
 
     Returns:
         tuple: (I,) the images in the order in which they are handed over, (P,) how many are at each point, and (P,)
@@ -176,7 +187,10 @@ def routing_points(confidences, points: Optional[int] = None):
     counts = np.concatenate([[0], np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, [len(ranked)]])
     if points is not None and points < len(counts):
         wanted = np.linspace(0, len(ranked), points)
-        counts = np.unique(counts[np.abs(counts[:, None] - wanted).argmin(axis=0)])
+        after = np.searchsorted(counts, wanted)
+        before = np.maximum(after - 1, 0)
+        nearest = np.where(wanted - counts[before] <= counts[after] - wanted, before, after)
+        counts = np.unique(np.concatenate([counts[nearest], np.searchsorted(ranked, list(include)).astype(int)]))
     inner = counts[1:-1]
     below, above = ranked[inner - 1], ranked[inner]
     middle = below + (above - below) / 2

@@ -69,6 +69,8 @@ class RoutedEvaluator:
             progress: Called with the number of finished units (class and area range) and of all.
         """
         walk, weights = self._checked(walk), self._weights(weights)
+        if weights.ndim != 1:
+            raise ConfigError(f'coco() takes one weight per image, but got shape {weights.shape}')
         figures = np.full((walk.points, len(self.truth.classes), len(METRICS)), np.nan)
         units = [(a, c) for a in range(len(AREAS)) for c in range(len(self.truth.classes))]
 
@@ -110,9 +112,12 @@ class RoutedEvaluator:
             return rows, np.where(there, values, 0), there
 
         units = [(b, c) for b in range(-(-len(weights) // CHUNK)) for c in range(len(self.truth.classes))]
-        for rows, values, there in self._each(units, one, progress):  # always added in the same order
+        def add(found):
+            rows, values, there = found
             total[rows] += values
             count[rows] += there
+
+        self._each(units, one, progress, add)
         with np.errstate(invalid='ignore'):
             return total / count
 
@@ -132,9 +137,11 @@ class RoutedEvaluator:
         options = np.concatenate([routing, option])
         if routing.shape != (len(self),) or options.min(initial=0) < ABSENT or \
                 options.max(initial=0) >= len(self.options) or image.min(initial=0) < 0 or \
-                image.max(initial=0) >= max(len(self), 1):
+                image.max(initial=0) >= max(len(self), 1) or (np.diff(walk.at) < 0).any() or \
+                not len(walk.at) == len(image) == len(option) or (options != np.floor(options)).any():
             raise ConfigError(f'a routing must give each of the {len(self)} images one of the options 0 to '
-                              f'{len(self.options) - 1}, or {ABSENT} for none, but got {len(routing)} from '
+                              f'{len(self.options) - 1}, or {ABSENT} for none, with changes in the order of '
+                              f'their points, but got {len(routing)} from '
                               f'{options.min(initial=0)} to {options.max(initial=0)}')
         return Walk(routing.astype(np.int8), np.asarray(walk.at, np.int64), image.astype(np.int64),
                     option.astype(np.int8), int(walk.points))
@@ -158,22 +165,22 @@ class RoutedEvaluator:
                                  *_kernels.grouped(table[5], len(self)))
         return self._tables[key]
 
-    def _each(self, units, work, progress):
-        """``work`` on every unit, in threads; the results in the order of the units."""
+    def _each(self, units, work, progress, use=None):
+        """``work`` on every unit, in threads, and ``use`` of each result, always in the same order."""
         size = np.diff(self._ends)
-        order = sorted(range(len(units)), key=lambda k: -size[units[k][1]])  # the longest first, for an even finish
-        found = [None] * len(units)
+        order = sorted(units, key=lambda unit: -size[unit[1]])  # the longest first, for an even finish
         with ThreadPoolExecutor(self.threads) as pool:
-            futures = {k: pool.submit(work, units[k]) for k in order}
             try:
-                for n, k in enumerate(order):
-                    found[k] = futures[k].result()
+                futures = [pool.submit(work, unit) for unit in order]
+                for n in range(len(order)):
+                    found, futures[n] = futures[n].result(), None
+                    if use is not None:
+                        use(found)
                     if progress is not None:
-                        progress(n + 1, len(units))
+                        progress(n + 1, len(order))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return found
 
 
 CHUNK = 25  # weightings that one thread takes at a time

@@ -3,17 +3,17 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Optional
 
 import numpy as np
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, TinySaverError
 from ..files import whole_file
 from .evaluator import RoutedEvaluator
 from .matching import match
-from .records import GroundTruth, Results, read_ground_truth, read_results, some
+from .records import GroundTruth, Results, positions, read_ground_truth, read_results, some
 
 RECORD = 'record.json'
 
@@ -85,13 +85,21 @@ class Pair:
         return notes
 
     def save(self, folder) -> None:
-        """Write ``record.json``: everything but the annotations and results, which it names."""
+        """Write ``record.json``: everything but the annotations and results, which it names.
+
+        Args:
+            folder: Where the results files are.
+        """
+        def stage(name):
+            results = getattr(self, name)
+            return dict(name=results.name, results=os.path.basename(results.path), weights=self.weights.get(name),
+                        gflops=getattr(self, f'{name}_gflops').tolist(),
+                        dropped=None if results.dropped is None else results.dropped.tolist())
+
         with whole_file(os.path.join(folder, RECORD)) as f:
-            json.dump(dict(
-                annotations=os.path.abspath(self.truth.path), classes=list(self.truth.classes),
-                **{stage: dict(name=getattr(self, stage).name, results=os.path.basename(getattr(self, stage).path),
-                               weights=self.weights.get(stage), gflops=getattr(self, f'{stage}_gflops').tolist())
-                   for stage in ('saver', 'base')}), f)
+            json.dump(dict(annotations=os.path.abspath(self.truth.path), checksum=self.truth.checksum,
+                           classes=list(self.truth.classes), image_ids=self.truth.image_ids.tolist(),
+                           saver=stage('saver'), base=stage('base')), f)
 
 
 def read_pair(annotations, saver, base, saver_gflops, base_gflops, classes: Optional[Sequence[str]] = None,
@@ -116,31 +124,38 @@ def read_pair(annotations, saver, base, saver_gflops, base_gflops, classes: Opti
     return Pair(truth, *results, saver_gflops, base_gflops)
 
 
-def read_record(folder, classes: Optional[Sequence[str]] = None) -> Pair:
+def read_record(folder, classes: Optional[Sequence[str]] = None, annotations=None) -> Pair:
     """Read what ``tools/test.py --sweep`` recorded.
 
     Args:
         folder: With ``record.json`` and the results files.
         classes: The target classes; those of the record by default.
+        annotations: Annotation file, where it has moved since.
 
     Raises:
-        DataError: It is not one.
+        DataError: It is not one, or the annotations are others by now.
     """
     path = os.path.join(folder, RECORD)
     try:
         with open(path, encoding='utf-8') as f:
             record = json.load(f)
         stages = {s: record[s] for s in ('saver', 'base')}
-        truth = read_ground_truth(record['annotations'], classes or record['classes'])
-        results = {s: read_results(os.path.join(folder, r['results']), truth, r['name']) for s, r in stages.items()}
-        gflops = [np.array(stages[s]['gflops'], np.float64) for s in stages]
-        return Pair(truth, results['saver'], results['base'], *gflops, {s: r.get('weights') for s, r in stages.items()})
+        truth = read_ground_truth(annotations or record['annotations'], record['classes'])
+        if truth.checksum != record['checksum']:
+            raise DataError(f'annotation file {truth.path} is not the one that {path} was recorded with: record again')
+        found, _ = positions(np.array(record['image_ids'], np.int64), truth.image_ids)
+        truth = truth.take(found)
+        results = [replace(read_results(os.path.join(folder, r['results']), truth, r['name'], empty=True),
+                           dropped=None if r['dropped'] is None else np.array(r['dropped'])) for r in stages.values()]
+        gflops = [np.array(r['gflops'], np.float64) for r in stages.values()]
+        pair = Pair(truth, *results, *gflops, {s: r['weights'] for s, r in stages.items()})
     except OSError as e:
         raise DataError(f'{path} cannot be read: {e.strerror}; record with tools/test.py CONFIG --sweep') from e
-    except (ValueError, KeyError, TypeError) as e:
-        if isinstance(e, (DataError, ConfigError)):
-            raise
+    except TinySaverError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError) as e:
         raise DataError(f'{path} is not a record of tools/test.py --sweep: {type(e).__name__} {e}') from e
+    return pair if classes is None else pair.only(classes)
 
 
 def split_name(given: str):

@@ -12,7 +12,7 @@ from typing import Optional
 
 import numpy as np
 
-from ..detections import Detections
+from ..detections import SCORE_TOLERANCE, Detections
 from ..errors import DataError
 from ..names import refuse_unknown
 
@@ -77,6 +77,11 @@ class GroundTruth:
                        **{k: getattr(self, k)[kept] for k in ('label', 'bboxes', 'areas', 'crowd', 'zero_id')})
 
 
+    def marks(self) -> list:
+        """A short hash of each image's id, file name and size, by which it is known again."""
+        return [hashlib.sha256(f'{i} {name} {h} {w}'.encode()).hexdigest()[:12] for i, name, (h, w) in zip(
+            self.image_ids.tolist(), self.file_names, self.image_sizes.tolist())]
+
     def require_objects(self) -> None:
         """Refuse to evaluate where there is nothing to find.
 
@@ -118,6 +123,7 @@ class Results:
         path (str): The file.
         checksum (str): SHA-256 of the file.
         left_out (int): Images that only the results have, where these were allowed.
+        dropped (numpy.ndarray | None): (I,) boxes of each image that were not finite and so were not recorded.
         negative (int): Boxes of negative width or height. Heads without NMS give some; as in pycocotools they hit
             nothing.
     """
@@ -133,6 +139,7 @@ class Results:
     checksum: str = ''
     left_out: int = 0
     negative: int = 0
+    dropped: Optional[np.ndarray] = None
 
     def __len__(self):
         return len(self.scores)
@@ -145,7 +152,8 @@ class Results:
         kept = new[self.image] >= 0
         without = new[self.without]
         return replace(self, image=new[self.image[kept]], label=self.label[kept], bboxes=self.bboxes[kept],
-                       scores=self.scores[kept], images=len(images), without=without[without >= 0])
+                       scores=self.scores[kept], images=len(images), without=without[without >= 0],
+                       dropped=None if self.dropped is None else self.dropped[images])
 
     def only(self, truth: GroundTruth, of: GroundTruth) -> 'Results':
         """The same for the classes of ``truth``, which are some of those of ``of``."""
@@ -161,8 +169,9 @@ class Results:
         boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
         scores, labels = self.scores[order], self.label[order]
         ends = np.searchsorted(self.image[order], np.arange(self.images + 1))
-        for size, start, end in zip(truth.image_sizes, ends[:-1], ends[1:]):
-            yield Detections(boxes[start:end], scores[start:end], labels[start:end], tuple(size))
+        dropped = np.zeros(self.images, np.int64) if self.dropped is None else self.dropped
+        for size, start, end, lost in zip(truth.image_sizes, ends[:-1], ends[1:], dropped):
+            yield Detections(boxes[start:end], scores[start:end], labels[start:end], tuple(size), int(lost))
 
 
 def read_ground_truth(path, classes: Optional[Sequence[str]] = None) -> GroundTruth:
@@ -241,7 +250,8 @@ def _ground_truth(content, path, checksum):
         path=path, checksum=checksum, notes=tuple(notes))
 
 
-def read_results(path, truth: GroundTruth, name: Optional[str] = None, subset: bool = False) -> Results:
+def read_results(path, truth: GroundTruth, name: Optional[str] = None, subset: bool = False,
+                 empty: bool = False) -> Results:
     """Read a COCO results file, in blocks, so that memory stays bounded by the arrays it becomes.
 
     Args:
@@ -250,6 +260,7 @@ def read_results(path, truth: GroundTruth, name: Optional[str] = None, subset: b
         truth: The annotations that it belongs to.
         name: Of the model; by default the file's name without ``.json`` and ``.bbox``.
         subset: The file may also have boxes on images that ``truth`` does not list: they are left out and counted.
+        empty: The file may have no boxes at all.
 
     Raises:
         DataError: The file cannot be read, belongs to another data set, has no boxes at all, or has a box or score
@@ -270,7 +281,10 @@ def read_results(path, truth: GroundTruth, name: Optional[str] = None, subset: b
         except (KeyError, TypeError, ValueError, OverflowError) as e:
             raise DataError(f'results file {path} is not in the COCO format, a list of {{"image_id", "category_id", '
                             f'"bbox": [x, y, w, h], "score"}}: {type(e).__name__} {e}') from e
-    if not image_ids:
+    if not image_ids and empty:
+        image_ids, category_ids, bboxes, scores = ([np.zeros(shape, dtype)] for shape, dtype in (
+            (0, np.int64), (0, np.int64), ((0, 4), np.float64), (0, np.float64)))
+    elif not image_ids:
         raise DataError(f'results file {path} is an empty list: a model that finds nothing anywhere has most likely '
                         'failed; record it again')
     image_ids, category_ids = np.concatenate(image_ids), np.concatenate(category_ids)
@@ -294,32 +308,17 @@ def read_results(path, truth: GroundTruth, name: Optional[str] = None, subset: b
         raise DataError(f'results file {path} has {negative.sum()} boxes of negative width or height, such as '
                         f'{bboxes[negative][0].tolist()} on image {image_ids[negative][0]}: a bbox is x, y, '
                         'width, height')
-    bad = ~((scores >= 0) & (scores <= 1))
+    bad = ~((scores >= -SCORE_TOLERANCE) & (scores <= 1 + SCORE_TOLERANCE))
     if bad.any():
         raise DataError(f'results file {path} has {bad.sum()} scores outside [0, 1], such as {scores[bad][0]:.6g} on '
                         f'image {image_ids[bad][0]}: is a sigmoid missing?')
     seen = np.zeros(len(truth), bool)
     seen[image[image >= 0]] = True
     kept = (image >= 0) & (category < len(truth.classes))
-    return Results(name=name, image=image[kept], label=category[kept], bboxes=bboxes[kept], scores=scores[kept],
+    return Results(name=name, image=image[kept], label=category[kept], bboxes=bboxes[kept],
+                   scores=np.clip(scores[kept], 0, 1),
                    images=len(truth), without=np.flatnonzero(~seen), path=path, checksum=digest.hexdigest(),
                    left_out=len(unknown), negative=int(negative[kept].sum()))
-
-
-def file_checksum(path) -> str:
-    """SHA-256 of a file, as hexadecimal digits.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with open(path, 'rb') as f:
-            for block in iter(lambda: f.read(1 << 20), b''):
-                digest.update(block)
-    except OSError as e:
-        raise DataError(f'{path} cannot be read: {e.strerror}') from e
-    return digest.hexdigest()
 
 
 def some(ids, what) -> str:

@@ -64,6 +64,18 @@ def class_masses(truth: GroundTruth, results: Results, reference: Optional[Groun
     return {c: float(max(m, 1)) for c, m in zip(truth.classes, mass)}
 
 
+def one_confidence(name: str, truth: GroundTruth, results: Results,
+                   reference: Optional[GroundTruth] = None) -> Confidence:
+    """A confidence by the name that a command line gives it; see :func:`named_confidences`.
+
+    Raises:
+        ConfigError: An unknown name or setting, or ``all``.
+    """
+    if name == 'all':
+        raise ConfigError('one confidence must be named, not all; see which is best with tools/sweep.py')
+    return next(iter(named_confidences([name], truth, results, reference).values()))
+
+
 def named_confidences(names: Sequence[str], truth: GroundTruth, results: Results,
                       reference: Optional[GroundTruth] = None) -> dict:
     """Confidences by the names that a command line gives them, ``all`` being every one that this package brings.

@@ -13,7 +13,7 @@ from .evaluator import RoutedEvaluator
 from .matching import Matched, match
 from .metric import Metric
 from .records import GroundTruth
-from .scoring import confidences, named_confidences
+from .scoring import confidences, one_confidence
 from .walk import ABSENT, Walk
 
 
@@ -81,8 +81,7 @@ class Selection:
     skipped: list = field(default_factory=list)
 
 
-def matched_performance(evaluator: RoutedEvaluator, scores, metric: Metric, weights=None, points: int = 101,
-                        progress=None):
+def matched_performance(evaluator: RoutedEvaluator, scores, metric: Metric, weights=None, points: int = 101):
     """Saver and base on the images that exit, the most confident ones first.
 
     Args:
@@ -97,7 +96,7 @@ def matched_performance(evaluator: RoutedEvaluator, scores, metric: Metric, weig
     """
     order, counts, _ = routing_points(-np.asarray(scores, np.float64), points)
     counts = counts[1:]
-    found = [metric.values(evaluator, Walk.by_order(order, counts, len(evaluator), ABSENT, option), weights, progress)
+    found = [metric.values(evaluator, Walk.by_order(order, counts, len(evaluator), ABSENT, option), weights)
              for option in (0, 1)]
     return counts / len(evaluator), *found
 
@@ -163,13 +162,12 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
             continue
         evaluator = RoutedEvaluator(truth, [match(truth, saver), matched_base])
         own = metric.settle(evaluator)
-        built, = named_confidences([confidence], truth, saver, reference).values()
+        built = one_confidence(confidence, truth, saver, reference)
         scores = confidences(saver, truth, built)
         shares, alone, other = matched_performance(evaluator, scores, own, weights, points)
         largest, first = exit_rates(shares, alone, other)
         curve = operating_curve(evaluator, scores, gflops, base_gflops, own, points, coco=False)
-        order = np.argsort(scores, kind='stable')
-        values = own.values(evaluator, Walk.by_order(order, np.rint(curve.handover * len(truth)), len(truth)), weights)
+        values = own.values(evaluator, curve.walk, weights)
         allowed = values >= values[:, -1:] - drop - 1e-12
         saved = np.maximum(np.where(allowed, curve.saved, 0).max(axis=1), 0)
         ranked.append((saver.name, gflops, curve.saver, gflops / base_gflops, largest, first, saved))

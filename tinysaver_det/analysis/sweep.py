@@ -1,5 +1,6 @@
 """What a cascade would save, at what loss: every threshold of every confidence, beside what else could be done."""
 
+import copy
 from collections.abc import Sequence
 from typing import Optional
 
@@ -9,7 +10,6 @@ from ..confidence import Confidence, build_confidence
 from ..errors import ConfigError
 from ..report.sweep_report import GroupRow, Static, SweepReport
 from ..routing import OperatingPoint
-from .calibration import ids_checksum
 from .curve import OperatingCurve, gains, operating_curve, random_band
 from .evaluator import RoutedEvaluator
 from .matching import match
@@ -22,7 +22,7 @@ from .walk import Walk
 
 def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = None, points: Optional[int] = None,
           statics: Sequence[tuple] = (), groups: Optional[dict] = None, point: Optional[OperatingPoint] = None,
-          progress=None) -> SweepReport:
+          trusted: Optional[Confidence] = None, progress=None) -> SweepReport:
     """Sweep the threshold of a cascade over recorded results.
 
     Args:
@@ -34,6 +34,7 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
         statics: (Results, GFLOPs) of other models for comparison.
         groups: Class names by group, for a table of what each would save.
         point: An operating point to apply: its confidence comes first, and its threshold is marked.
+        trusted: The point's confidence as a live detector has it, which has compared the rest already.
         progress: Called with the number of finished steps and of all.
 
     Raises:
@@ -46,9 +47,13 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
         metric = metric or Metric(point.metric['name'],
                                   None if point.metric['scores'] is None else tuple(point.metric['scores']))
     metric = (metric or Metric('mAP')).settle(evaluator)
+    include = ()
     if point is not None:
-        own = _confidence_of(point, pair)
-        scored = {point.confidence['type']: own, **{n: c for n, c in scored.items() if c.to_dict() != own.to_dict()}}
+        own = _confidence_of(point, pair, trusted)
+        scored = {'operating point': own, **{n: c for n, c in scored.items() if c.to_dict() != own.to_dict()}}
+        include = (point.threshold,)
+    for classes in (groups or {}).values():
+        pair.truth.only(classes)  # refuses what is not there before the work begins
     steps = len(scored) + 2 + len(statics) + len(groups or ())
     done = 0
 
@@ -61,7 +66,8 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
     curves = []
     for name, confidence in scored.items():
         curves.append(operating_curve(evaluator, confidences(pair.saver, pair.truth, confidence), pair.saver_gflops,
-                                      pair.base_gflops, metric, points, name, coco=not curves))
+                                      pair.base_gflops, metric, points, name, coco=not curves,
+                                      include=include))
         step()
     order = gains(evaluator, metric)
     oracle = operating_curve(evaluator, -order, pair.saver_gflops, pair.base_gflops, metric, points or 201,
@@ -84,10 +90,12 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
         objects=np.bincount(pair.truth.label[~pair.truth.crowd], minlength=len(pair.truth.classes)))
 
 
-def _confidence_of(point, pair):
+def _confidence_of(point, pair, trusted):
     """The operating point's own confidence, once it is clear that the point was made for this pair."""
+    if trusted is not None:
+        return trusted
     point.check(classes=pair.truth.classes, names=dict(saver=pair.saver.name, base=pair.base.name),
-                weights=pair.weights, annotations=pair.truth.checksum, image_ids=ids_checksum(pair.truth.image_ids))
+                weights=pair.weights, images=pair.truth.marks())
     return build_confidence(point.confidence)
 
 
@@ -119,6 +127,10 @@ def _alone(truth, results, metric, evaluator):
 def _group(pair, name, classes, scored, metric, points, statics):
     first, confidence = scored
     part = pair if tuple(classes) == pair.truth.classes else pair.only(classes)
+    confidence = copy.copy(confidence)  # binding it to the group's classes shall not change the caller's
+    if isinstance(getattr(confidence, 'masses', None), list):
+        masses = dict(zip(pair.truth.classes, confidence.masses))
+        confidence = build_confidence(dict(confidence.to_dict(), type=type(confidence), masses=masses))
     metric = Metric(metric.name)
     curve: OperatingCurve = operating_curve(part.evaluator, confidences(part.saver, part.truth, confidence),
                                             part.saver_gflops, part.base_gflops, metric, points or 201, first,

@@ -12,7 +12,6 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from ..analysis.calibration import ids_checksum
 from ..analysis.pair import read_record
 from ..analysis.records import read_ground_truth
 from ..analysis.sweep import sweep
@@ -34,7 +33,8 @@ def evaluate(cfg: Config,
              out: Optional[str] = None,
              json_file: Optional[str] = None,
              quiet: bool = False,
-             sweep_folder: Optional[str] = None) -> Optional[SaverSummary]:
+             sweep_folder: Optional[str] = None,
+             operating_point: Optional[str] = None) -> Optional[SaverSummary]:
     """Run a cascade over its test data set.
 
     Args:
@@ -47,6 +47,7 @@ def evaluate(cfg: Config,
         json_file: A file for the summary, beside ``saver_summary.json`` in the work dir.
         quiet: No progress and no log lines; the table remains.
         sweep_folder: Record both stages on every image, and write there what a sweep over all thresholds finds.
+        operating_point: ``operating_point.json``, in place of the config's threshold.
 
     Returns:
         SaverSummary, or None on ranks other than the first.
@@ -60,6 +61,8 @@ def evaluate(cfg: Config,
     for path in (json_file, out):
         if path is not None and osp.isdir(path):
             raise ConfigError(f'{path} is a folder: name a file to write')
+    if operating_point is not None:
+        cfg.model.operating_point = operating_point
     if threshold is not None:
         cfg.model.threshold = threshold
         if cfg.model.get('operating_point') is not None:
@@ -67,6 +70,7 @@ def evaluate(cfg: Config,
     if cfg.get('test_dataloader') is None:
         raise ConfigError('the config has no test_dataloader: base it on configs/_base_/coco_detection.py')
     evaluator = cfg.get('test_evaluator')
+    record = evaluator.get('record') if isinstance(evaluator, dict) else None
     baselines |= isinstance(evaluator, dict) and type_name(evaluator) == 'StagesEvaluator'
     _fill_in(cfg)
     _prepare_data(cfg, quiet)
@@ -79,6 +83,8 @@ def evaluate(cfg: Config,
         cfg.test_evaluator = dict(type='StagesEvaluator', metrics=cfg.test_evaluator)
     if sweep_folder is not None:
         cfg.test_evaluator.record = _record_config(cfg, sweep_folder)
+    elif record is not None:
+        cfg.test_evaluator.record = record
     if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():
         _distribute_on_cpu(cfg)
     if quiet:
@@ -100,7 +106,8 @@ def evaluate(cfg: Config,
     if sweep_folder is not None:
         detector = unwrap(runner.model)
         name = type(detector.confidence).__name__
-        found = sweep(read_record(sweep_folder), {name: detector.confidence}, point=detector.operating_point)
+        found = sweep(read_record(sweep_folder), {name: detector.confidence}, point=detector.operating_point,
+                      trusted=detector.confidence)
         found.print()
         for path in found.save(sweep_folder):
             print(f'written to {path}')
@@ -199,8 +206,7 @@ def _check_leak(cfg):
     """Refuse an operating point that was calibrated on the images of this test."""
     point, path = OperatingPoint.read(cfg.model.operating_point), _dataset_annotations(cfg)
     if path is not None and osp.isfile(path):
-        truth = read_ground_truth(path)
-        point.check(annotations=truth.checksum, image_ids=ids_checksum(truth.image_ids))
+        point.check(images=read_ground_truth(path).marks())
 
 
 def _record_config(cfg, folder):

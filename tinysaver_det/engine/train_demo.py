@@ -111,8 +111,9 @@ def choose_operating_point(cfg: Config, max_drop: float, quiet: bool = False) ->
                   f'{curve.base:.4f} at {curve.base_gflops:.4f}')
     for head in ('threshold', 'handed over', 'GFLOPs', 'mAP', 'drop'):
         table.add_column(head, justify='right')
-    for p in np.searchsorted(curve.handover, HANDOVERS):
-        threshold = float(f'{curve.thresholds[p]:.4g}')
+    for handover in HANDOVERS:
+        threshold = float(f'{curve.thresholds[np.searchsorted(curve.handover, handover - 1e-9)]:.4g}')
+        p = curve.point_at(threshold)
         table.add_row(f'{threshold:.4g}', f'{curve.handover[p]:.1%}', f'{curve.gflops[p]:.4f}',
                       f'{curve.value[p]:.4f}', f'{curve.drop[p]:.4f}')
         if curve.drop[p] <= max_drop:

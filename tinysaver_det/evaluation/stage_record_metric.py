@@ -4,6 +4,7 @@ import json
 import os
 import os.path as osp
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Optional
 
 import numpy as np
@@ -11,8 +12,8 @@ from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
 
 from ..analysis.pair import Pair
-from ..analysis.records import read_ground_truth, read_results
-from ..errors import ConfigError
+from ..analysis.records import positions, read_ground_truth, read_results, some
+from ..errors import ConfigError, DataError
 from ..files import whole_file
 
 STAGES = ('saver', 'base')
@@ -49,7 +50,7 @@ class StageRecordMetric(BaseMetric):
                 raise ConfigError("StageRecordMetric needs both stages' boxes of every image: let the detector "
                                   "keep them "
                                   '(keep_stages=True)')
-            found = dict(image_id=int(s['img_id']))
+            found = dict(image_id=int(s['img_id']), dropped=int(s['saver_dropped']))
             for stage in STAGES:
                 instances = s[f'{stage}_instances']
                 boxes = instances['bboxes'].double().cpu().numpy()
@@ -59,17 +60,31 @@ class StageRecordMetric(BaseMetric):
             self.results.append(found)
 
     def compute_metrics(self, results: list) -> dict:
-        truth = read_ground_truth(self.ann_file, self.dataset_meta['classes'])
+        results.sort(key=lambda r: r['image_id'])
+        classes = self.dataset_meta['classes']
+        truth = read_ground_truth(self.ann_file, classes)
+        ids = dict(zip(truth.classes, truth.category_ids.tolist()))
+        images, unknown = positions(np.array([r['image_id'] for r in results]), truth.image_ids)
+        if len(unknown):
+            raise DataError(f'annotation file {self.ann_file} lacks {some(unknown, "images")} that were tested: give '
+                            'StageRecordMetric the one of the data set')
+        truth = truth.take(images)
         os.makedirs(self.folder, exist_ok=True)
+        recorded = []
         for stage in STAGES:
-            with whole_file(osp.join(self.folder, f'{stage}.bbox.json')) as f:
-                json.dump([dict(image_id=r['image_id'], category_id=int(truth.category_ids[label]), bbox=box.tolist(),
-                                score=float(score)) for r in results for box, score, label in zip(*r[stage])], f)
-        order = np.argsort([r['image_id'] for r in results], kind='stable')
-        recorded = {stage: read_results(osp.join(self.folder, f'{stage}.bbox.json'), truth, self.names[stage])
-                    for stage in STAGES}
-        pair = Pair(truth, recorded['saver'], recorded['base'], *(
-            np.array([results[i][f'{stage}_gflops'] for i in order]) for stage in STAGES),
-            {} if self.detector is None else self.detector.weights_checksums())
-        pair.save(self.folder)
+            path = osp.join(self.folder, f'{stage}.bbox.json')
+            with whole_file(path) as f:
+                f.write('[')
+                comma = ''
+                for r in results:
+                    for box, score, label in zip(*r[stage]):
+                        f.write(comma + json.dumps(dict(image_id=r['image_id'], category_id=ids[classes[label]],
+                                                        bbox=box.tolist(), score=float(score))))
+                        comma = ',\n'
+                f.write(']')
+            recorded.append(replace(read_results(path, truth, self.names[stage], empty=True),
+                                    dropped=np.array([r['dropped'] if stage == 'saver' else 0 for r in results])))
+        gflops = [np.array([r[f'{stage}_gflops'] for r in results]) for stage in STAGES]
+        weights = {} if self.detector is None else self.detector.weights_checksums()
+        Pair(truth, *recorded, *gflops, weights).save(self.folder)
         return dict(images=len(results))

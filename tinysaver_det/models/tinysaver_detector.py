@@ -89,7 +89,8 @@ class TinySaverDetector(BaseDetector):
                               f'batch hands over, but got {base_batch_size!r}')
         point = None if operating_point is None else OperatingPoint.read(operating_point)
         if point is not None:
-            point.check(confidence=confidence)
+            if confidence is not None:
+                point.check(confidence=_confidence(confidence).to_dict())
             confidence, threshold = point.confidence, point.threshold
         elif confidence is None or threshold is None:
             raise ConfigError('TinySaverDetector needs a confidence and a threshold, or an operating_point that '
@@ -143,7 +144,7 @@ class TinySaverDetector(BaseDetector):
     def _set_target_classes(self, classes):
         for name in STAGES:
             self.stages[name].set_target(classes)
-        self._target_classes = classes
+        self._target_classes, self._compared = classes, False
         self.dataset_meta = dict(getattr(self, '_dataset_meta', {}))
 
     @property
@@ -191,7 +192,7 @@ class TinySaverDetector(BaseDetector):
         handed = np.flatnonzero(options)
         if self.keep_stages:
             for sample in samples:
-                sample.saver_instances = sample.pred_instances
+                sample.saver_instances, sample.saver_dropped = sample.pred_instances, sample.dropped_boxes
             self._answer_with_base(samples, images, np.flatnonzero(options == 0), replace=False)
         self._answer_with_base(samples, images, handed, replace=True)
         for sample in samples:
@@ -266,6 +267,11 @@ class TinySaverDetector(BaseDetector):
         if self.operating_point is not None and not self._compared:
             self.operating_point.check(classes=self._target_classes, weights=self.weights_checksums())
             self._compared = True
+            for name in STAGES:
+                if getattr(self.operating_point, name)['weights'] is None:
+                    print_log(f'the operating point was made from results alone, so whether this {name} is its '
+                              f"{getattr(self.operating_point, name)['name']!r} cannot be checked", 'current',
+                              logging.WARNING)
         if not self._warned:
             self._warned = True
             for name in STAGES:
@@ -339,6 +345,7 @@ class TinySaverDetector(BaseDetector):
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                               error_msgs):
         # Every way of loading a packed checkpoint comes through here, also those that only log what doesn't fit.
+        self._compared = False
         rest = {k for k in state_dict if k.startswith(prefix) and not k.startswith(f'{prefix}data_preprocessor.')}
         for name in STAGES:
             start = f'{prefix}{name}.'

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from .console import console
@@ -29,7 +30,7 @@ def calibration_table(pair, calibration) -> Table:
 
     curve, (kind, value) = calibration.curve, calibration.target
     ltt = calibration.method == 'ltt'
-    table = Table(title=f'{pair.title}: {len(pair.truth)} calibration images; {TARGETS[kind]}: {value:g}',
+    table = Table(title=f'{escape(pair.title)}: {len(pair.truth)} calibration images; {TARGETS[kind]}: {value:g}',
                   title_justify='left')
     heads = ['threshold', 'handed over', 'GFLOPs', 'saved', curve.metric.name, 'drop']
     if ltt:
@@ -90,6 +91,6 @@ def coverage_table(found: Sequence[tuple]) -> Table:
     for head in ('promised', 'met', 'splits', 'threshold found', 'mean on the other half', 'mean saved'):
         table.add_column(head, justify='right')
     for title, c in found:
-        table.add_row(title, f'{c.target[0]} {c.target[1]:g}', f'{c.certainty:.0%}', f'{c.share:.1%}', str(c.splits),
-                      str(c.found), f'{c.quantity:.4f}', f'{c.saved:.1%}')
+        table.add_row(escape(title), f'{c.target[0]} {c.target[1]:g}', f'{c.certainty:.0%}', f'{c.share:.1%}',
+                      str(c.splits), str(c.found), f'{c.quantity:.4f}', f'{c.saved:.1%}')
     return table

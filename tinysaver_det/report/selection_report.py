@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+from rich.markup import escape
 from rich.table import Table
 
 from ..files import whole_file
@@ -15,7 +16,7 @@ def selection_table(selection) -> Table:
     Args:
         selection (Selection): What :func:`tinysaver_det.analysis.selection.select_savers` found.
     """
-    table = Table(title=f'savers for {selection.base} ({selection.base_gflops:g} GFLOPs, {selection.metric} '
+    table = Table(title=f'savers for {escape(selection.base)} ({selection.base_gflops:g} GFLOPs, {selection.metric} '
                         f'{selection.base_value:.3f}): {selection.images} images, {selection.confidence}',
                   title_justify='left')
     table.add_column('saver', no_wrap=True)
@@ -24,7 +25,7 @@ def selection_table(selection) -> Table:
                  f'saved at {selection.drop * 100:g}', share):
         table.add_column(head, justify='right', no_wrap=True)
     for s in selection.savers:
-        table.add_row(s.name, f'{s.gflops:g}', f'{s.value:.3f}', f'{s.cost_ratio:.3f}', f'{s.exit_rate:.2f}',
+        table.add_row(escape(s.name), f'{s.gflops:g}', f'{s.value:.3f}', f'{s.cost_ratio:.3f}', f'{s.exit_rate:.2f}',
                       f'{s.first_exit_rate:.2f}', f'{s.delta_c:+.3f}', '{:+.2f} to {:+.2f}'.format(*s.delta_c_interval),
                       f'{s.first:.0%}', '{} to {}'.format(*s.rank_interval), f'{s.saved:.0%}',
                       '{:.0%} to {:.0%}'.format(*s.saved_interval))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 import numpy as np
+from rich.markup import escape
 
 from ..detections import Detections
 from ..errors import ImageError
@@ -114,8 +115,7 @@ class SweepReport:
     def at(self, threshold: float) -> dict:
         """Figures of the first confidence at a threshold: exactly those of the routing that it gives."""
         curve = self.curves[0]
-        handover = float((curve.confidences < threshold).mean())
-        p = int(np.argmin(np.abs(curve.handover - handover)))
+        p = curve.point_at(threshold)
         return dict(threshold=threshold, handover=float(curve.handover[p]), gflops=float(curve.gflops[p]),
                     saved=float(curve.saved[p]), value=float(curve.value[p]), drop=float(curve.drop[p]))
 
@@ -146,7 +146,7 @@ class SweepReport:
         title = (f'{self.title}: {self.images} images, {len(self.classes)} classes; saver {_value(first.saver)} '
                  f'{self.metric} '
                  f'at {first.saver_gflops:.3g} GFLOPs, base {_value(first.base)} at {first.base_gflops:.3g}')
-        table = Table(title=title, title_justify='left')
+        table = Table(title=escape(title), title_justify='left')
         table.add_column('confidence')
         drops = list(first.saved_at_drop())
         for head in ('retention', 'at 20%', *(f'saved at {float(d) * 100:g}' for d in drops)):
@@ -174,7 +174,7 @@ class SweepReport:
             table.add_column(head, justify='right')
         for s in self.statics:
             loss = first.base - s.value
-            table.add_row(s.name, f'{s.gflops:.3g}', _value(s.value), f'{loss * 100:.1f}',
+            table.add_row(escape(s.name), f'{s.gflops:.3g}', _value(s.value), f'{loss * 100:.1f}',
                           f'{1 - s.gflops / first.base_gflops:.0%}',
                           f'{first.saved_at_drop([max(loss, 0)]).popitem()[1]:.0%}')
         return table
@@ -189,10 +189,10 @@ class SweepReport:
         table.add_column('classes')
         for head in ('images with it', 'saver', 'base', 'saved at ' + ' / '.join(
                 f'{float(d) * 100:g}' for d in self.groups[0].saved), *(
-                f'{s["name"]} alone: loses / saves' for s in self.groups[0].statics)):
+                f'{escape(s["name"])} alone: loses / saves' for s in self.groups[0].statics)):
             table.add_column(head, justify='right')
         for g in self.groups:
-            table.add_row(g.name, f'{g.images:.0%}', _value(g.saver), _value(g.base),
+            table.add_row(escape(g.name), f'{g.images:.0%}', _value(g.saver), _value(g.base),
                           ' / '.join(f'{v:.0%}' for v in g.saved.values()),
                           *(f'{s["loses"] * 100:.1f} / {s["saves"]:.0%}' for s in g.statics))
         return table

@@ -30,8 +30,8 @@ class OperatingPoint:
         certainty (float): In [0, 1].
         for_images (float | None): On how many images the target shall be met; None: in the long run.
         expected (dict): Figures on the calibration images and their bounds.
-        calibration (dict): ``annotations`` (SHA-256 of the file), ``images`` (how many), ``image_ids`` (SHA-256 of
-            their ids), ``leak`` (whether they are the test's own), ``resamples`` and ``seed``.
+        calibration (dict): ``annotations`` (SHA-256 of the file), ``images`` (how many), ``marks`` (a short hash of
+            each), ``leak`` (whether they were allowed to be the test's own), ``resamples`` and ``seed``.
     """
 
     saver: dict
@@ -73,13 +73,18 @@ class OperatingPoint:
         if lacking:
             raise OperatingPointError(f'operating point {path} lacks {", ".join(lacking)}: make it anew with '
                                       'tools/calibrate.py')
-        point = cls(**{n: tuple(content[n]) if n in ('classes', 'gflops') else content[n] for n in names})
-        value = point.threshold
+        kinds = dict(saver=dict, base=dict, classes=list, confidence=dict, gflops=list, metric=dict, target=dict,
+                     method=str, expected=dict, calibration=dict)
+        wrong = [n for n, kind in kinds.items() if not isinstance(content[n], kind)]
+        wrong += [f'{n}.name' for n in ('saver', 'base', 'metric') if n not in wrong and 'name' not in content[n]]
+        wrong += [f'calibration.{n}' for n in ('marks', 'leak') if n not in (content['calibration'] or ())]
+        value = content['threshold']
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-            raise OperatingPointError(f'operating point {path} has no threshold of at least 0, but {value!r}: '
-                                      'make it anew '
-                                      'with tools/calibrate.py')
-        return point
+            wrong.append('threshold')
+        if wrong:
+            raise OperatingPointError(f'operating point {path} is damaged in {", ".join(wrong)}: make it anew with '
+                                      'tools/calibrate.py')
+        return cls(**{n: tuple(content[n]) if n in ('classes', 'gflops') else content[n] for n in names})
 
     def save(self, path) -> None:
         """Write as JSON; the file is whole or absent."""
@@ -89,16 +94,15 @@ class OperatingPoint:
 
     def check(self, classes: Optional[Sequence[str]] = None, confidence: Optional[dict] = None,
               names: Optional[dict] = None, weights: Optional[dict] = None,
-              annotations: Optional[str] = None, image_ids: Optional[str] = None) -> None:
+              images: Optional[Sequence[str]] = None) -> None:
         """Refuse to be applied to something else; what is None is not looked at.
 
         Args:
             classes: The target classes.
-            confidence: A configuration; each setting that it has must be this point's.
+            confidence: A whole configuration (:meth:`Confidence.to_dict`), but for masses that are None.
             names: Of the models, by 'saver' and 'base'.
             weights: SHA-256 of the models' weights, by 'saver' and 'base', compared where the point knows them.
-            annotations: SHA-256 of the annotations that are to be tested on.
-            image_ids: SHA-256 of their image ids (:func:`ids_checksum`).
+            images: Marks of the images that are to be tested on, see :meth:`GroundTruth.marks`.
 
         Raises:
             OperatingPointError: Naming what differs.
@@ -112,6 +116,8 @@ class OperatingPoint:
                                       f'these {len(classes)} ({difference}): calibrate for these')
         if confidence is not None:
             for key, value in confidence.items():
+                if key == 'masses' and value is None:  # not said, so the point's own
+                    continue
                 if self.confidence.get(key) != value:
                     raise OperatingPointError(
                         f'the operating point was made with confidence {self.confidence.get("type")}, whose {key} is '
@@ -125,11 +131,12 @@ class OperatingPoint:
                     raise OperatingPointError(f'the operating point was made for the {stage} '
                                               f'{getattr(self, stage)["name"]!r}, but here the {stage} is '
                                               f'{shown!r}: calibrate this pair')
-        same = (annotations is not None and annotations == self.calibration['annotations']
-                or image_ids is not None and image_ids == self.calibration['image_ids'])
-        if same and not self.calibration['leak']:
-            raise OperatingPointError('the operating point was calibrated on these very images, so figures on them say '
-                                      'nothing about others: test on others, or calibrate with --allow-leak')
+        shared = len(set(images or ()) & set(self.calibration['marks']))
+        if shared and not self.calibration['leak']:
+            raise OperatingPointError(f'the operating point was calibrated on {shared} of these {len(images)} '
+                                      'images, so '
+                                      'figures on them say nothing about others: test on others, or calibrate with '
+                                      '--allow-leak')
 
 
 def _some(names):
