@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tinysaver_det.analysis.bootstrap import resamples, upper_bound
-from tinysaver_det.analysis.calibration import TARGETS, calibrate, ids_checksum, refuse_leak
+from tinysaver_det.analysis.calibration import TARGETS, calibrate, refuse_leak
 from tinysaver_det.analysis.coverage import coverage
 from tinysaver_det.analysis.curve import operating_curve
 from tinysaver_det.analysis.metric import Metric
