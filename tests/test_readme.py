@@ -11,13 +11,15 @@ from tinysaver_det.models.packed import build_detector
 from .conftest import ROOT
 
 README = (ROOT / 'README.md').read_text()
+FIGURES = (ROOT / 'tools' / 'README.md').read_text()
 
 
-def blocks(language):
-    return re.findall(rf'```{language}\n(.*?)```', README, re.S)
+def blocks(language, text=README):
+    return re.findall(rf'```{language}\n(.*?)```', text, re.S)
 
 
-COMMANDS = [line for block in blocks('bash') for line in block.replace('\\\n', ' ').splitlines() if line.strip()]
+COMMANDS = [line for block in blocks('bash') + blocks('bash', FIGURES)
+            for line in block.replace('\\\n', ' ').splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize('command', [c for c in COMMANDS if 'tools/' in c and 'path/to' not in c])

@@ -13,30 +13,30 @@ def main(argv=None):
     add_pair_arguments(parser)
     targets = parser.add_argument_group('target').add_mutually_exclusive_group(required=True)
     targets.add_argument('--max-map-drop', type=float, metavar='D', dest='max_drop',
-                         help='the metric (mAP, or --metric) at most so much below the base alone: 0.005 is half '
-                              'a point')
+                         help='the metric (mAP, or --metric) at most so much below the base alone: 0.005 is half a '
+                              'point')
     targets.add_argument('--max-gflops', type=float, metavar='G', help='at most so many GFLOPs per image')
     targets.add_argument('--min-saved', type=float, metavar='S', help="at least this share of the base's GFLOPs saved")
     targets.add_argument('--handover', type=float, metavar='H', help='at most this share of the images handed over')
     targets.add_argument('--max-image-loss', type=float, metavar='L',
                          help='a loss of F1 per image of at most so much, with --guarantee ltt')
     parser.add_argument('--certainty', type=float, default=0.95, help='of the promise, one-sided (default 0.95)')
-    parser.add_argument('--for-images', type=float, metavar='N', help='on how many other images the target shall '
-                                                                      'be met '
-                        '(default: as many as these; inf: in the long run)')
+    parser.add_argument('--for-images', type=float, metavar='N',
+                        help='on how many other images the target shall be met (default: as many as these; inf: in the '
+                             'long run)')
     parser.add_argument('--guarantee', choices=['bootstrap', 'ltt'], default='bootstrap',
-                        help='bootstrap (default), or Learn then Test, a guarantee without assumptions on the '
-                             'loss per image')
+                        help='bootstrap (default), or Learn then Test, a guarantee without assumptions on the loss '
+                             'per image')
     parser.add_argument('--resamples', type=int, default=1000, help='of the bootstrap (default 1000)')
     parser.add_argument('--points', type=int, default=101, help='thresholds to look at (default 101)')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--test-ann', metavar='FILE', help='annotations of the test; refused if they share '
-                                                           'images with --ann')
+    parser.add_argument('--test-ann', metavar='FILE',
+                        help='annotations of the test; refused if they share images with --ann')
     parser.add_argument('--allow-leak', action='store_true',
                         help='calibrate on the images of the test all the same; the file says so')
     parser.add_argument('--check-coverage', type=int, metavar='SPLITS',
-                        help='instead: split the images at random, so many times, and count how often the '
-                             'promise holds')
+                        help='instead: split the images at random, so many times, and count how often the promise '
+                             'holds')
     parser.add_argument('--out', metavar='FILE', default='operating_point.json', help='(default: operating_point.json)')
     args = parser.parse_args(argv)
     with one_sentence():

@@ -18,12 +18,11 @@ def parse_args(argv=None):
     parser.add_argument('--threshold', type=float, help="hand over below this confidence, in place of the config's")
     parser.add_argument('--baselines', action='store_true',
                         help='also evaluate the saver alone and the base alone, in the same run')
-    parser.add_argument('--operating-point', metavar='FILE', help='operating_point.json of tools/calibrate.py, '
-                                                                  'in place of '
-                        "the config's threshold")
-    parser.add_argument('--sweep', action='store_true', help='also record both stages on every image, and write '
-                                                             'what each '
-                        'threshold would give to the folder sweep of the work dir')
+    parser.add_argument('--operating-point', metavar='FILE',
+                        help="operating_point.json of tools/calibrate.py, in place of the config's threshold")
+    parser.add_argument('--sweep', action='store_true',
+                        help='also record both stages on every image, and write what each threshold would give to the '
+                             'folder sweep of the work dir')
     parser.add_argument('--json', metavar='FILE', help='write the summary to this file too')
     parser.add_argument('--quiet', action='store_true', help='no progress and no log lines, only the table')
     parser.add_argument('--work-dir', help='folder for logs and saver_summary.json (default: work_dirs/CONFIG)')

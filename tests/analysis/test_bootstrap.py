@@ -30,7 +30,7 @@ def test_seed_decides():
 
 @pytest.mark.parametrize('count', [0, -1])
 def test_no_resample_is_refused(count):
-    with pytest.raises(ConfigError, match=f'at least 1 resample, but got {count}'):
+    with pytest.raises(ConfigError, match=f'at least 1 resample .*but got {count}'):
         resamples(10, count)
 
 

@@ -60,7 +60,7 @@ def test_matched_performance_at_every_share_is_that_of_the_exiting_images(data_s
     data = data_set(0)
     metric = Metric(name).settle(data.evaluator)
     scores = np.round(confidences(data.results[0], data.truth, BoxEntropy()), 2)  # some are equal
-    shares, saver, base = matched_performance(data.evaluator, scores, metric)
+    (shares,), saver, base = matched_performance(data.evaluator, scores, metric)
     assert saver.shape == base.shape == (1, len(shares)) and len(shares) == len(np.unique(scores)) < len(scores)
     assert shares[-1] == 1 and shares[0] > 0 and (np.diff(shares) > 0).all()
     assert saver[0, -1] == pytest.approx(alone(data.evaluator, 0, metric)[0], abs=1e-12)
@@ -82,9 +82,12 @@ def test_matched_performance_of_weighted_images_and_few_shares(data_set):
     scores = confidences(data.results[0], data.truth, BoxEntropy())
     weights = np.random.default_rng(0).multinomial(30, np.full(30, 1 / 30), 3)
     shares, saver, base = matched_performance(data.evaluator, scores, Metric('mAP'), weights, points=6)
-    assert saver.shape == base.shape == (3, 5) and shares == pytest.approx([0.2, 0.4, 0.6, 0.8, 1], abs=0.05)
+    assert saver.shape == base.shape == shares.shape == (3, 5)
+    (counts,), *_ = matched_performance(data.evaluator, scores, Metric('mAP'), points=6)
+    assert counts == pytest.approx([0.2, 0.4, 0.6, 0.8, 1], abs=0.05)
     for b, w in enumerate(weights):
-        exited = np.argsort(-scores, kind='stable')[:round(shares[2] * 30)]
+        exited = np.argsort(-scores, kind='stable')[:round(counts[2] * 30)]
+        assert shares[b, 2] == pytest.approx(w[exited].sum() / 30)
         routing = np.full(30, -1)
         routing[exited] = 0
         expected = Metric('mAP').values(data.evaluator, Walk.one(routing), w)[0, 0]
@@ -116,7 +119,7 @@ def test_figures_are_those_of_matched_performance_and_curve(four):
     one, = found.savers
     evaluator = RoutedEvaluator(truth, [match(truth, r) for r in (tiny, large)])
     scores = confidences(tiny, truth, MeanScore())
-    shares, saver, base = matched_performance(evaluator, scores, Metric('mAP_50'), points=51)
+    (shares,), saver, base = matched_performance(evaluator, scores, Metric('mAP_50'), points=51)
     good = ~(saver[0] < base[0])
     assert one.exit_rate == max(shares[good], default=0) and one.delta_c == pytest.approx(0.1 - one.exit_rate)
     assert one.first_exit_rate == (1 if good.all() else np.append(0, shares)[np.argmin(good)])
@@ -271,10 +274,9 @@ def test_names_are_printed_as_they_are(four, capsys, name):
     assert f'│ {name} ' in printed and f'savers for l{name} (' in printed
 
 
-def test_ranking_of_classes_without_objects_can_be_written(four, tmp_path):
-    """There is no mAP then, and JSON has no NaN."""
+def test_classes_without_objects_are_refused(four):
+    """There is no mAP then."""
     truth, (tiny, *_, large) = four
     part = truth.only(['absent'])
-    found = select_savers(part, (large.only(part, truth), 10.0), [(tiny.only(part, truth), 1.0)], count=5)
-    save_selection(found, tmp_path / 'ranking.json')
-    assert json.loads((tmp_path / 'ranking.json').read_text())['base_value'] is None
+    with pytest.raises(DataError, match='no object of the 1 target classes'):
+        select_savers(part, (large.only(part, truth), 10.0), [(tiny.only(part, truth), 1.0)], count=5)

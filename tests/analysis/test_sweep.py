@@ -32,20 +32,37 @@ SCORED = dict(BoxEntropy=BoxEntropy(), MeanScore=MeanScore())
 IMAGES = 40
 
 
+@pytest.fixture(scope='module')
+def sets(tmp_path_factory):
+    """Make a generated data set of three models and read it; those of different seeds have no image in common."""
+    made = {}
+
+    def make(seed):
+        if seed not in made:
+            content, models = generate(seed, images=IMAGES, options=3)
+            for row in content['images']:
+                row['id'] += 10000 * seed
+            for row in (*content['annotations'], *(b for boxes in models for b in boxes)):
+                row['image_id'] += 10000 * seed
+            made[seed] = read(tmp_path_factory.mktemp('set'), content, models)
+        return made[seed]
+    return make
+
+
 @pytest.fixture
-def made(data_set):
+def made(sets):
     """Make a pair of the first and the best of three models on a generated data set; the ``other`` one, the data."""
     def make(seed=0, saver=1.0, base=10.0, names=('tiny', 'middle', 'large')):
-        data = data_set(seed, images=IMAGES, options=3)
+        data = sets(seed)
         first, other, best = (replace(r, name=n) for r, n in zip(data.results, names))
         return SimpleNamespace(pair=Pair(data.truth, first, best, saver, base), other=other, data=data)
     return make
 
 
 @pytest.fixture(scope='module')
-def written(data_set, tmp_path_factory):
+def written(sets, tmp_path_factory):
     """A whole sweep that was saved: ``report``, ``folder``, ``summary``, ``paths``, ``data``."""
-    data, folder = data_set(1, images=IMAGES, options=3), tmp_path_factory.mktemp('sweep') / 'new'
+    data, folder = sets(1), tmp_path_factory.mktemp('sweep') / 'new'
     saver, other, base = (replace(r, name=n) for r, n in zip(data.results, ('tiny', 'middle', 'large')))
     report = sweep(Pair(data.truth, saver, base, 1.0, 10.0), dict(SCORED), statics=[(other, 4.0)],
                    groups=dict(pets=('dog', 'cat'), bus=('bus',)))
@@ -235,7 +252,7 @@ def test_operating_point_gives_the_figures_of_its_routing(made, points, metric):
     point = calibrate(here.pair, own, confidences(here.pair.saver, here.pair.truth, own), ('handover', 0.6),
                       Metric(metric), count=20, certainty=0.7).require()
     report = sweep(there.pair, dict(SCORED), points=points, point=point)
-    assert [c.name for c in report.curves] == ['TopKMean', 'BoxEntropy', 'MeanScore']
+    assert [c.name for c in report.curves] == ['operating point', 'BoxEntropy', 'MeanScore']
     assert report.metric == metric
     at = report.to_dict()['operating_point']
     handed = confidences(there.pair.saver, there.pair.truth, own) < point.threshold
@@ -303,7 +320,7 @@ def test_operating_point_of_other_weights_is_refused(made):
 
 def test_operating_point_on_its_own_images_is_refused_unless_that_was_allowed(made):
     pair = made(0).pair
-    with pytest.raises(OperatingPointError, match='on these very images'):
+    with pytest.raises(OperatingPointError, match='calibrated on 40 of these 40 images'):
         sweep(pair, dict(SCORED), point=point_of(pair, BoxEntropy()))
     report = sweep(pair, dict(SCORED), point=point_of(pair, BoxEntropy(), leak=True))
     assert report.at(report.point.threshold)['value'] == pytest.approx(report.point.expected['value'])
@@ -322,6 +339,8 @@ def record(tmp_path):
     content, models = generate(2, images=IMAGES)
     data = read(tmp_path, content, models)
     rng = np.random.default_rng(0)
+    dropped = rng.integers(0, 2, IMAGES)
+    data.results[0] = replace(data.results[0], dropped=dropped)
     pair = Pair(data.truth, *data.results, rng.uniform(0.5, 2, IMAGES), rng.uniform(5, 30, IMAGES),
                 dict(saver='a' * 64))
     pair.save(tmp_path)
@@ -345,11 +364,50 @@ def test_record_round_trip(record):
     assert np.array_equal(again.saver_gflops, record.pair.saver_gflops)
     assert np.array_equal(again.base_gflops, record.pair.base_gflops)
     assert again.weights == dict(saver='a' * 64, base=None)
+    assert np.array_equal(again.saver.dropped, record.pair.saver.dropped) and again.base.dropped is None
     assert sorted(os.listdir(record.folder)) == ['0.bbox.json', '1.bbox.json', 'ann.json', 'record.json']
     mine, theirs = (sweep(p, dict(SCORED), points=5).to_dict() for p in (record.pair, again))
     assert mine == theirs
     costs = mine['saver']['gflops'], mine['base']['gflops']
     assert costs == pytest.approx((record.pair.saver_gflops.mean(), record.pair.base_gflops.mean()))
+
+
+def test_image_that_lost_a_box_is_handed_over_first(record):
+    pair = read_record(record.folder)
+    scores = confidences(pair.saver, pair.truth, BoxEntropy())
+    assert (scores == 0).tolist() == (record.pair.saver.dropped > 0).tolist() and 0 < (scores == 0).sum() < IMAGES
+
+
+def test_record_on_some_of_the_images_of_the_annotations(record):
+    images = np.array([1, 5, 6, 20])
+    ids = record.pair.truth.image_ids[images].tolist()
+    for k in (0, 1):
+        path = record.folder / f'{k}.bbox.json'
+        path.write_text(json.dumps([b for b in json.loads(path.read_text()) if b['image_id'] in ids]))
+    record.pair.take(images).save(record.folder)
+    again = read_record(record.folder)
+    assert again.truth.image_ids.tolist() == ids
+    assert again.saver_gflops.tolist() == record.pair.saver_gflops[images].tolist()
+    assert again.saver.dropped.tolist() == record.pair.saver.dropped[images].tolist()
+    assert len(again.saver) == len(record.pair.saver.take(images))
+
+
+def test_annotations_of_a_record_may_have_moved_but_not_changed(record, tmp_path):
+    old, new = record.folder / 'ann.json', tmp_path / 'moved.json'
+    old.rename(new)
+    with pytest.raises(DataError, match='ann.json cannot be read'):
+        read_record(record.folder)
+    same_arrays(read_record(record.folder, annotations=new).truth, record.pair.truth)
+    new.write_text(new.read_text() + ' ')
+    with pytest.raises(DataError, match='moved.json is not the one that .*record.json was recorded with'):
+        read_record(record.folder, annotations=new)
+
+
+def test_record_of_a_model_that_found_nothing(record):
+    (record.folder / '0.bbox.json').write_text('[]')
+    pair = read_record(record.folder)
+    assert len(pair.saver) == 0 and len(pair.saver.without) == IMAGES
+    assert sweep(pair, dict(SCORED), points=3).curves[0].saver == 0
 
 
 def test_costs_of_each_image_go_into_the_curve(record):
@@ -374,6 +432,10 @@ def test_record_with_some_of_its_classes(record):
     (lambda r: r['base'].update(gflops=['a']), 'is not a record'),
     (lambda r: r.update(annotations='nowhere.json'), 'annotation file nowhere.json cannot be read'),
     (lambda r: r['saver'].update(results='nowhere.json'), 'nowhere.json cannot be read'),
+    (lambda r: r.update(checksum='0' * 64), 'ann.json is not the one that'),
+    (lambda r: r.pop('checksum'), "KeyError 'checksum'"),
+    (lambda r: r.update(image_ids=5), 'is not a record'),
+    (lambda r: r['image_ids'].__setitem__(0, 123456), 'image'),
 ])
 def test_damaged_record_is_refused(record, damage, words):
     content = json.loads(record.path.read_text())
@@ -487,29 +549,32 @@ def test_notes_name_what_a_reader_should_know(tmp_path):
     assert read_pair(*paths, 4.99, 5, subset=True).notes() == [missing, negative, left_out]
 
 
-def test_saver_without_any_box_of_the_classes_can_be_swept(made, tmp_path):
-    """A class that no model has boxes of, and one that no image has objects of."""
-    pair = made().pair
-    unseen = sweep(pair.only(['unseen']), dict(SCORED))
-    assert unseen.to_dict()['saver']['mAP'] == 0 == unseen.to_dict()['base']['mAP']
-    assert unseen.to_dict()['confidences']['BoxEntropy']['retention']['mean'] is None
-    absent = sweep(pair.only(['absent']), dict(SCORED))
-    for n, report in enumerate((unseen, absent)):
-        report.print()
-        report.save(tmp_path / str(n))
-        assert sorted(os.listdir(tmp_path / str(n))) == sorted(FILES)
-
-
-def test_figures_that_do_not_exist_are_no_numbers(made, capsys):
-    """Where no object counts there is no mAP, and nothing can be said of what is saved at a loss of it."""
-    report = sweep(made().pair.only(['absent']), dict(SCORED))
-    report.print()
-    printed = capsys.readouterr().out
-    assert 'saver - mAP' in printed and 'nan' not in printed and '-1.000' not in printed
-    row, = (line for line in printed.splitlines() if line.startswith('│ BoxEntropy'))
-    assert '90%' not in row
+def test_classes_that_no_model_has_boxes_of_can_be_swept(made, tmp_path):
+    report = sweep(made().pair.only(['unseen']), dict(SCORED))
     summary = report.to_dict()
-    assert summary['saver']['mAP'] is None and summary['base']['AR_100'] is None
+    assert summary['saver']['mAP'] == 0 == summary['base']['mAP']
+    assert summary['confidences']['BoxEntropy']['retention']['mean'] is None
+    report.print()
+    report.save(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(FILES)
+
+
+def test_classes_without_objects_are_refused(made):
+    with pytest.raises(DataError, match='no object of the 1 target classes'):
+        sweep(made().pair.only(['absent']), dict(SCORED))
+
+
+def test_group_without_objects_has_no_figures(made, capsys, tmp_path):
+    made = made()
+    report = sweep(made.pair, dict(SCORED), points=5, statics=[(made.other, 4.0)], groups=dict(none=('absent',)))
+    report.print()
+    row, = (line for line in capsys.readouterr().out.splitlines() if line.startswith('│ none'))
+    cells = [c.strip() for c in row.strip('│').split('│')]
+    assert cells[:4] == ['none', '0%', '-', '-'] and cells[5] == '- / 60%'
+    report.save(tmp_path)
+    group = json.loads((tmp_path / 'summary.json').read_text())['groups'][1]
+    assert group['saver'] is None and group['base'] is None and group['images'] == 0
+    assert set(group['saved'].values()) <= {None, 0}
 
 
 class Unwritable:

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tinysaver_det.analysis.pair import read_pair
 from tinysaver_det.routing import OperatingPoint
 
 from ..analysis.conftest import generate
@@ -24,9 +26,13 @@ FILES = ['curve.csv', 'curve.png', 'report.html', 'summary.json']
 
 
 def write(folder, seed, images, models):
-    """A generated data set: ``ann.json`` and a results file of each model."""
+    """A generated data set: ``ann.json`` and a results file of each model. No image is in those of two seeds."""
     folder.mkdir()
     content, results = generate(seed, images=images, options=len(models))
+    for row in content['images']:
+        row['id'] += 10000 * seed
+    for row in (*content['annotations'], *(b for boxes in results for b in boxes)):
+        row['image_id'] += 10000 * seed
     (folder / 'ann.json').write_text(json.dumps(content))
     for name, boxes in zip(models, results):
         (folder / f'{name}.bbox.json').write_text(json.dumps(boxes))
@@ -107,7 +113,8 @@ def test_sweep_with_every_option(tool, made, tmp_path):
     assert (summary['title'], summary['classes'], summary['metric']) == ('a -> large', ['cat', 'dog'], 'f1')
     found = summary['confidences']
     assert list(found)[0] == 'BoxEntropy' and len(found) == 9 and found['BoxEntropy']['points'] == 6
-    counts = [a['category_id'] for a in json.loads((made.there / 'ann.json').read_text())['annotations']]
+    counts = [a['category_id'] for a in json.loads((made.there / 'ann.json').read_text())['annotations']
+              if not a['iscrowd']]
     assert found['ClassWeightedEntropy']['config']['masses'] == dict(cat=counts.count(90), dog=counts.count(3))
     assert (tmp_path / 'out' / 'report.html').read_text().count('data:image/jpeg') >= 22
     with open(tmp_path / 'out' / 'curve.csv', newline='') as f:
@@ -131,7 +138,8 @@ def test_calibrate_and_apply(tool, made, tmp_path):
     done = tool('sweep', *pair(made.there), '--operating-point', point, '--out', tmp_path / 'out', '--confidence',
                 'BoxEntropy', 'MeanScore')
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
-    assert list(summary['confidences']) == ['MeanScore', 'BoxEntropy']
+    assert list(summary['confidences']) == ['operating point', 'BoxEntropy']
+    assert summary['confidences']['operating point']['config'] == found.confidence
     assert summary['operating_point']['threshold'] == found.threshold
     assert f'At the operating point (threshold {found.threshold:.4g})' in done.stdout
     with open(tmp_path / 'out' / 'curve.csv', newline='') as f:
@@ -167,7 +175,7 @@ def test_calibration_on_the_tests_own_images_says_so(tool, made, tmp_path):
 
 
 def test_unmet_target_ends_with_a_sentence_and_no_file(tool, made, tmp_path):
-    done = tool('calibrate', *pair(made.here), '--max-map-drop', 0, '--certainty', 0.999, '--resamples', 50, '--out',
+    done = tool('calibrate', *pair(made.here), '--max-map-drop', 0, '--certainty', 0.98, '--resamples', 50, '--out',
                 tmp_path / 'point.json', check=False)
     assert 'no threshold meets the target' in sentence(done) and 'drop at most' in done.stdout
     assert os.listdir(tmp_path) == []
@@ -202,10 +210,9 @@ def test_record_in_place_of_the_files(tool, made, tmp_path):
     for name in ('small', 'large'):
         (tmp_path / f'{name}.bbox.json').write_bytes((made.here / f'{name}.bbox.json').read_bytes())
     costs = np.random.default_rng(0).uniform(5, 15, 40).tolist()
-    stages = dict(saver=dict(name='a', results='small.bbox.json', weights='f' * 64, gflops=[1.0] * 40),
-                  base=dict(name='b', results='large.bbox.json', weights=None, gflops=costs))
-    (tmp_path / 'record.json').write_text(json.dumps(dict(
-        annotations=str(made.here / 'ann.json'), classes=['cat', 'dog', 'bus', 'kite', 'unseen', 'absent'], **stages)))
+    own = read_pair(made.here / 'ann.json', f'a={tmp_path / "small.bbox.json"}', f'b={tmp_path / "large.bbox.json"}', 1,
+                    costs)
+    replace(own, weights=dict(saver='f' * 64)).save(tmp_path)
     tool('sweep', '--record', tmp_path, '--points', 4, '--out', tmp_path / 'out')
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert summary['title'] == 'a -> b' and summary['base']['gflops'] == pytest.approx(np.mean(costs))
@@ -218,8 +225,10 @@ REFUSED = {
     'no annotations': (lambda m: pair(m.here, ann=None), '--ann missing: name annotations, results and GFLOPs'),
     'no costs': (lambda m: pair(m.here, **{'saver-gflops': None, 'base-gflops': None}),
                  '--saver-gflops, --base-gflops missing'),
-    'record and more': (lambda m: ['--record', m.here, '--ann', m.here / 'ann.json', '--base-gflops', 3],
-                        '--record already names the pair: leave out --ann, --base-gflops'),
+    'record and more': (lambda m: ['--record', m.here, '--saver', m.here / 'small.bbox.json', '--base-gflops', 3],
+                        '--record already names the pair: leave out --saver, --base-gflops'),
+    'record and a subset': (lambda m: ['--record', m.here, '--subset'], 'leave out --subset'),
+    'annotations elsewhere': (lambda m: ['--record', m.here, '--ann', 'nowhere.json'], 'record.json cannot be read'),
     'no record': (lambda m: ['--record', m.here], 'record.json cannot be read: No such file or directory; record with'),
     'missing file': (lambda m: pair(m.here, base='nowhere.json'), 'results file nowhere.json cannot be read'),
     'missing annotations': (lambda m: pair(m.here, ann='nowhere.json'), 'annotation file nowhere.json cannot be read'),
@@ -230,6 +239,7 @@ REFUSED = {
     'cost of 0': (lambda m: pair(m.here, **{'saver-gflops': 0}), 'saver_gflops must be above 0 and finite, but got 0'),
     'cost of nan': (lambda m: pair(m.here, **{'base-gflops': 'nan'}), 'base_gflops must be above 0 and finite'),
     'class': (lambda m: [*pair(m.here), '--classes', 'cat,dgo'], "'dgo' is not a class"),
+    'class without objects': (lambda m: [*pair(m.here), '--classes', 'absent'], 'no object of the 1 target classes'),
     'class, meant': (lambda m: [*pair(m.here), '--classes', 'Dgo'], "(did you mean 'dog'?); there are: cat, dog, bus"),
     'no class': (lambda m: [*pair(m.here), '--classes', ','], 'class'),
     'confidence': (lambda m: [*pair(m.here), '--confidence', 'Entropy'], "one of MaxScore, MeanScore, TopKMean, "),
@@ -256,7 +266,8 @@ SWEEP = {
 HALF = ['--handover', 0.5, '--resamples', 20]
 CALIBRATE = {
     **{k: (lambda m, v=v: [*v[0](m), *HALF], v[1]) for k, v in REFUSED.items()
-       if k in ('no annotations', 'record and more', 'class, meant', 'no class', 'confidence', 'metric', 'few points')},
+       if k in ('no annotations', 'record and more', 'class, meant', 'class without objects', 'no class', 'confidence',
+                'metric', 'few points')},
     'all confidences': (lambda m: [*pair(m.here), *HALF, '--confidence', 'all'], 'confidence'),
     'certainty': (lambda m: [*pair(m.here), *HALF, '--certainty', 95], 'certainty must lie between 0 and 1, but got'),
     'negative target': (lambda m: [*pair(m.here), '--max-map-drop', -0.1], 'max_drop must be a number of at least 0'),
@@ -264,8 +275,8 @@ CALIBRATE = {
     'guarantee on mAP': (lambda m: [*pair(m.here), '--max-map-drop', 0.1, '--guarantee', 'ltt'],
                          'no guarantee is known for a metric like mAP'),
     'metric of a guarantee': (lambda m: [*pair(m.here), '--max-image-loss', 0.1, '--guarantee', 'ltt', '--metric',
-                                         'mAP'], 'the metric must be f1 or f1@SCORE, but is mAP'),
-    'no resample': (lambda m: [*pair(m.here), '--max-map-drop', 0.1, '--resamples', 0], 'at least 1 resample'),
+                                         'mAP'], 'the metric must be f1@SCORE, but is mAP'),
+    'no resample': (lambda m: [*pair(m.here), '--max-map-drop', 0.1, '--resamples', 0], 'at least 20 resamples'),
     'no images': (lambda m: [*pair(m.here), *HALF, '--for-images', 0], 'must be above 0, but got 0'),
     'seed': (lambda m: [*pair(m.here), *HALF, '--seed', -1], '-1'),
     'no split': (lambda m: [*pair(m.here), *HALF, '--check-coverage', 0], '0'),
@@ -286,6 +297,7 @@ SELECT = {
     'no cost of the base': (lambda m: ranked(m, base=''), 'a model must be given as NAME=FILE:GFLOPS'),
     'missing file': (lambda m: ranked(m, '--saver', 'nowhere.json:2'), 'results file nowhere.json cannot be read'),
     'class': (lambda m: ranked(m, '--classes', 'kitte'), "did you mean 'kite'"),
+    'class without objects': (lambda m: ranked(m, '--classes', 'absent'), 'no object of the 1 target classes'),
     'no class': (lambda m: ranked(m, '--classes', ','), 'class'),
     'confidence': (lambda m: ranked(m, '--confidence', 'Nope'), "but got 'Nope'"),
     'all confidences': (lambda m: ranked(m, '--confidence', 'all'), 'confidence'),
@@ -331,19 +343,6 @@ def test_place_that_cannot_be_written_to_ends_with_one_sentence(tool, made, tmp_
     assert os.listdir(tmp_path / 'taken') == ['curve.csv']
 
 
-@pytest.mark.parametrize('name', ['sweep', 'calibrate', 'select_saver'])
-def test_classes_without_objects_end_with_files_or_a_sentence(tool, made, tmp_path, name):
-    """There is no mAP to be had then."""
-    args = dict(sweep=[*pair(made.here), '--points', 3], calibrate=[*pair(made.here), *HALF],
-                select_saver=ranked(made))[name]
-    done = tool(name, *args, '--classes', 'absent', '--out', tmp_path / 'new', check=False)
-    if done.returncode:
-        sentence(done)
-        assert os.listdir(tmp_path) == []
-    else:
-        assert done.stderr == '' and os.listdir(tmp_path) == ['new']
-
-
 @pytest.fixture
 def started(made, tmp_path):
     """Start a script on annotations in a pipe; returns the process once it waits for them, and the open pipe."""
@@ -370,6 +369,17 @@ def started(made, tmp_path):
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def wait_for_threads(process):
+    """Return when a script has been at work in threads of its own for a moment; its imports are over then."""
+    for _ in range(600):
+        assert process.poll() is None, process.communicate()
+        if len(os.listdir(f'/proc/{process.pid}/task')) > 1:
+            break
+        time.sleep(0.1)
+    time.sleep(0.3)
+    assert process.poll() is None, process.communicate()
 
 
 def interrupt(process):
@@ -403,11 +413,33 @@ def test_ctrl_c_in_a_long_run(started, made, tmp_path, name):
     os.set_blocking(pipe, True)
     with open(pipe, 'wb') as f:
         f.write((folder / 'ann.json').read_bytes())
-    time.sleep(1.5)
-    assert process.poll() is None, process.communicate()
+    wait_for_threads(process)
     out, err, seconds = interrupt(process)
     assert (process.returncode, out, err) == (130, '', 'interrupted\n')
     assert seconds < 20 and not (tmp_path / 'new').exists()
+
+
+def test_ctrl_c_that_a_destructor_swallows_is_not_lost(run_python, made):
+    """Python ignores what is raised in __del__, and the compiler's objects have some."""
+    script = """
+import os, signal, time
+from tinysaver_det.command import one_sentence
+
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with one_sentence():
+    dying = Dying()
+    del dying
+    for _ in range(50):
+        time.sleep(0.1)
+    print('ran to the end')
+"""
+    done = run_python('-c', script, env=made.light, check=False)
+    assert done.stdout == '' and done.returncode == 130
+    assert done.stderr.endswith('interrupted\n')
 
 
 @pytest.mark.parametrize('quiet', [False, True])

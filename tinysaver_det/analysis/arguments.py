@@ -15,11 +15,11 @@ def add_pair_arguments(parser, several: bool = False) -> None:
     add_data_arguments(parser)
     parser.add_argument('--saver', metavar='[NAME=]FILE', help="the saver's results, as COCO json")
     parser.add_argument('--base', metavar='[NAME=]FILE', help="the base's results")
-    parser.add_argument('--saver-gflops', type=float, metavar='A', help='GFLOPs of the saver alone (1 '
-                                                                        'multiply-add = 1)')
+    parser.add_argument('--saver-gflops', type=float, metavar='A', help='GFLOPs of the saver alone (1 multiply-add = '
+                                                                        '1)')
     parser.add_argument('--base-gflops', type=float, metavar='B', help='GFLOPs of the base alone')
-    parser.add_argument('--record', metavar='DIR', help='what tools/test.py --sweep recorded, in place of these; --ann '
-                        'only where the annotations have moved')
+    parser.add_argument('--record', metavar='DIR', help='what tools/test.py --sweep recorded, in place of these; '
+                                                        '--ann only where the annotations have moved')
     parser.add_argument('--confidence', metavar='NAME', nargs='+' if several else None,
                         default=['BoxEntropy'] if several else 'BoxEntropy',
                         help='how sure the saver is, such as BoxEntropy or "TopKMean(k=3)"'
@@ -31,8 +31,8 @@ def add_data_arguments(parser) -> None:
     parser.add_argument('--ann', metavar='GT.json', help='COCO annotation file of the images')
     parser.add_argument('--classes', metavar='bus,car', help='target classes (default: all of the annotation file)')
     parser.add_argument('--metric', help='mAP (default), mAP_50, mAP_75, f1, f1_macro, or an F1 at a score: f1@0.3')
-    parser.add_argument('--weights-ann', metavar='FILE', help='annotations of other images, whose objects per '
-                                                              'class weigh '
+    parser.add_argument('--weights-ann', metavar='FILE', help='annotations of other images, whose objects per class '
+                                                              'weigh '
                         "ClassWeightedEntropy (default: the saver's scores)")
     parser.add_argument('--subset', action='store_true',
                         help='the results may cover more images than the annotations; those are left out')
@@ -56,8 +56,8 @@ def read_pair_arguments(args):
     else:
         lacking = [n for n in names if n not in given]
         if lacking:
-            raise ConfigError(f'{_options(lacking)} missing: name annotations, results and GFLOPs of both models, or a '
-                              '--record')
+            raise ConfigError(f'{_options(lacking)} missing: name annotations, results and GFLOPs of both models, or '
+                              'a --record')
         pair = read_pair(args.ann, args.saver, args.base, args.saver_gflops, args.base_gflops, classes, args.subset)
     return pair, read_ground_truth(args.weights_ann) if args.weights_ann else None
 

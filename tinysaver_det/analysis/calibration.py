@@ -58,9 +58,8 @@ class Calibration:
             kind, value = self.target
             out = 'use the base alone, ask for less' if kind in ('max_drop', 'max_image_loss') else 'ask for less'
             raise OperatingPointError(
-                f'no threshold meets the target ({TARGETS[kind]}: {value:g}) with certainty {self.certainty:g} '
-                'and saves '
-                f'anything: {out}, or bring more images or another saver or confidence')
+                f'no threshold meets the target ({TARGETS[kind]}: {value:g}) with certainty {self.certainty:g} and '
+                f'saves anything: {out}, or bring more images or another saver or confidence')
         return self.point
 
 
@@ -102,11 +101,11 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
     if not 0 < certainty < 1:
         raise ConfigError(f'certainty must lie between 0 and 1, but got {certainty}')
     if (guarantee == 'ltt') != (kind == 'max_image_loss') or guarantee not in ('bootstrap', 'ltt'):
-        raise ConfigError(f'guarantee ltt goes with the target max_image_loss, and bootstrap with the others, but got '
+        raise ConfigError('guarantee ltt goes with the target max_image_loss, and bootstrap with the others, but got '
                           f'{guarantee} with {kind}: no guarantee is known for a metric like mAP')
     if not math.isfinite(value) or value < 0 or kind in ('min_saved', 'handover', 'max_image_loss') and value >= 1:
-        raise ConfigError(f'the target {kind} must be a number of at least 0'
-                          f'{"" if kind in ("max_drop", "max_gflops") else " and below 1"}, but got {value:g}')
+        raise ConfigError(f'the target {kind} must be a number of at least '
+                          f'0{"" if kind in ("max_drop", "max_gflops") else " and below 1"}, but got {value:g}')
     if kind == 'max_image_loss' and value == 0:
         raise ConfigError('the target max_image_loss must be above 0')
     pair.truth.require_objects()
@@ -116,13 +115,11 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
         raise ConfigError(f'the number of images that the promise is for must be above 0, but got {for_images:g}')
     metric = metric or Metric('f1@0.3' if guarantee == 'ltt' else 'mAP')
     if guarantee == 'ltt' and not metric.name.startswith('f1@'):
-        raise ConfigError('guarantee ltt is about the F1 of an image at a score that is fixed beforehand, so '
-                          'the metric '
-                          f'must be f1@SCORE, but is {metric.name}')
+        raise ConfigError('guarantee ltt is about the F1 of an image at a score that is fixed beforehand, so the '
+                          f'metric must be f1@SCORE, but is {metric.name}')
     if guarantee == 'bootstrap' and count * (1 - certainty) < 1:
         raise ConfigError(f'a certainty of {certainty:g} needs at least {math.ceil(1 / (1 - certainty) - 1e-9)} '
-                          'resamples, '
-                          f'but got {count}')
+                          f'resamples, but got {count}')
     if images < 2:
         raise ConfigError(f'calibration needs many images, but got {images}')
     metric = metric.settle(evaluator)
@@ -209,6 +206,6 @@ def refuse_leak(truth, test_annotations, allowed: bool) -> bool:
     shared = sorted(own[m] for m in set(own) & set(test.marks()))
     if shared and not allowed:
         raise DataError(f'{len(shared)} of the {len(truth)} calibration images are in the test annotations '
-                        f'{test_annotations} too, such as {shared[0]}: figures on them would be too good; calibrate on '
-                        'others, or allow it with --allow-leak')
+                        f'{test_annotations} too, such as {shared[0]}: figures on them would be too good; calibrate '
+                        'on others, or allow it with --allow-leak')
     return bool(shared)

@@ -126,9 +126,9 @@ class RoutedEvaluator:
             return np.ones(len(self), np.int32)
         weights = np.asarray(weights)
         if weights.shape[-1:] != (len(self),) or (weights < 0).any() or (weights != np.floor(weights)).any():
-            raise ConfigError(f'weights must be whole numbers of at least 0, one for each of the {len(self)} '
-                              'images, but '
-                              f'got shape {weights.shape} and {weights.min(initial=0):g} to {weights.max(initial=0):g}')
+            raise ConfigError(f'weights must be whole numbers of at least 0, one for each of the {len(self)} images, '
+                              f'but got shape {weights.shape} and {weights.min(initial=0):g} to '
+                              f'{weights.max(initial=0):g}')
         return np.ascontiguousarray(weights, np.int32)
 
     def _checked(self, walk):
@@ -140,9 +140,9 @@ class RoutedEvaluator:
                 image.max(initial=0) >= max(len(self), 1) or (np.diff(walk.at) < 0).any() or \
                 not len(walk.at) == len(image) == len(option) or (options != np.floor(options)).any():
             raise ConfigError(f'a routing must give each of the {len(self)} images one of the options 0 to '
-                              f'{len(self.options) - 1}, or {ABSENT} for none, with changes in the order of '
-                              f'their points, but got {len(routing)} from '
-                              f'{options.min(initial=0)} to {options.max(initial=0)}')
+                              f'{len(self.options) - 1}, or {ABSENT} for none, with changes in the order of their '
+                              f'points, but got {len(routing)} from {options.min(initial=0)} to '
+                              f'{options.max(initial=0)}')
         return Walk(routing.astype(np.int8), np.asarray(walk.at, np.int64), image.astype(np.int64),
                     option.astype(np.int8), int(walk.points))
 

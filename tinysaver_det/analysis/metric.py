@@ -40,7 +40,7 @@ class Metric:
             return
         found = re.fullmatch(r'f1(_macro)?(?:@(\d*\.?\d+))?', str(self.name))
         if not found or found[2] and float(found[2]) > 1:
-            raise ConfigError(f'metric must be mAP, mAP_50, mAP_75, f1, f1_macro, or one of the last two with a score '
+            raise ConfigError('metric must be mAP, mAP_50, mAP_75, f1, f1_macro, or one of the last two with a score '
                               f'in [0, 1], such as f1@0.3, but got {self.name!r}')
 
     @property

@@ -71,15 +71,14 @@ class Pair:
         for results in (self.saver, self.base):
             if len(results.without):
                 ids = self.truth.image_ids[results.without]
-                notes.append(f'{results.name} has no boxes on {some(ids, "images")} of {len(self.truth)}: taken '
-                             'as images '
-                             'on which it found nothing')
+                notes.append(f'{results.name} has no boxes on {some(ids, "images")} of {len(self.truth)}: taken as '
+                             'images on which it found nothing')
             if results.negative:
                 notes.append(f'{results.name} has {results.negative} boxes of negative width or height: they hit '
                              'nothing')
             if results.left_out:
-                notes.append(f'{results.name} also has boxes on {results.left_out} images without annotations: '
-                             'left out')
+                notes.append(f'{results.name} also has boxes on {results.left_out} images without annotations: left '
+                             'out')
         if self.saver_gflops.mean() >= self.base_gflops.mean():
             notes.append('the saver costs as much as the base or more: no cascade of the two can save anything')
         return notes

@@ -89,9 +89,8 @@ class GroundTruth:
             DataError: No object of the target classes counts.
         """
         if not (~self.crowd).any():
-            raise DataError(f'annotation file {self.path} has no object of the {len(self.classes)} target '
-                            'classes: there '
-                            'is nothing to evaluate')
+            raise DataError(f'annotation file {self.path} has no object of the {len(self.classes)} target classes: '
+                            'there is nothing to evaluate')
 
     def only(self, classes: Sequence[str]) -> 'GroundTruth':
         """The same for some of the classes; they keep their order.
@@ -124,8 +123,6 @@ class Results:
         checksum (str): SHA-256 of the file.
         left_out (int): Images that only the results have, where these were allowed.
         dropped (numpy.ndarray | None): (I,) boxes of each image that were not finite and so were not recorded.
-        negative (int): Boxes of negative width or height. Heads without NMS give some; as in pycocotools they hit
-            nothing.
     """
 
     name: str
@@ -138,11 +135,15 @@ class Results:
     path: str = ''
     checksum: str = ''
     left_out: int = 0
-    negative: int = 0
     dropped: Optional[np.ndarray] = None
 
     def __len__(self):
         return len(self.scores)
+
+    @property
+    def negative(self) -> int:
+        """Boxes of negative width or height. Heads without NMS give some; as in pycocotools they hit nothing."""
+        return int((self.bboxes[:, 2:] < 0).any(axis=1).sum())
 
     def take(self, images) -> 'Results':
         """The same for some of the images; see :meth:`GroundTruth.take`."""
@@ -306,8 +307,8 @@ def read_results(path, truth: GroundTruth, name: Optional[str] = None, subset: b
     negative = (bboxes[:, 2:] < 0).any(axis=1)
     if negative.sum() > MOST_NEGATIVE * len(negative):
         raise DataError(f'results file {path} has {negative.sum()} boxes of negative width or height, such as '
-                        f'{bboxes[negative][0].tolist()} on image {image_ids[negative][0]}: a bbox is x, y, '
-                        'width, height')
+                        f'{bboxes[negative][0].tolist()} on image {image_ids[negative][0]}: a bbox is x, y, width, '
+                        'height')
     bad = ~((scores >= -SCORE_TOLERANCE) & (scores <= 1 + SCORE_TOLERANCE))
     if bad.any():
         raise DataError(f'results file {path} has {bad.sum()} scores outside [0, 1], such as {scores[bad][0]:.6g} on '
@@ -318,7 +319,7 @@ def read_results(path, truth: GroundTruth, name: Optional[str] = None, subset: b
     return Results(name=name, image=image[kept], label=category[kept], bboxes=bboxes[kept],
                    scores=np.clip(scores[kept], 0, 1),
                    images=len(truth), without=np.flatnonzero(~seen), path=path, checksum=digest.hexdigest(),
-                   left_out=len(unknown), negative=int(negative[kept].sum()))
+                   left_out=len(unknown))
 
 
 def some(ids, what) -> str:

@@ -7,8 +7,8 @@ import numpy as np
 from .evaluator import RoutedEvaluator
 from .metric import Metric, f1_score
 
-LOSS = ('mean over all images of what a kept image loses: max(0, F1 of the base - F1 of the saver) on that image, '
-        'at IoU 0.5 and each model\'s score; 0 for an image that is handed over')
+LOSS = ('mean over all images of what a kept image loses: max(0, F1 of the base - F1 of the saver) on that image, at '
+        'IoU 0.5 and each model\'s score; 0 for an image that is handed over')
 
 
 def image_losses(evaluator: RoutedEvaluator, metric: Metric) -> np.ndarray:

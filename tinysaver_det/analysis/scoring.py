@@ -34,8 +34,8 @@ def parse_confidence(text: str) -> dict:
             return dict(type=call.func.id, **settings)
         return dict(type=call.id)
     except (SyntaxError, ValueError, AttributeError, TypeError) as e:
-        raise ConfigError(f'a confidence must be a name with or without settings, such as BoxEntropy or TopKMean(k=3), '
-                          f'but got {text!r}') from e
+        raise ConfigError('a confidence must be a name with or without settings, such as BoxEntropy or '
+                          f'TopKMean(k=3), but got {text!r}') from e
 
 
 def class_masses(truth: GroundTruth, results: Results, reference: Optional[GroundTruth] = None) -> dict:

@@ -33,8 +33,8 @@ class SaverRank:
         delta_c (float): c - R; worth having only below 0, the lower the better.
         saved (float): Largest share of the base's GFLOPs saved at the asked drop.
         delta_c_interval, saved_interval (tuple[float, float]): Over the resamples.
-        first (float): Share of the resamples in which its delta-C is the lowest of all.
-        rank_interval (tuple[int, int]): Of its rank by delta-C, from 1.
+        first (float): Share of the resamples in which it ranks first.
+        rank_interval (tuple[int, int]): Of its rank, from 1.
     """
 
     name: str
@@ -53,7 +53,7 @@ class SaverRank:
 
 @dataclass(frozen=True)
 class Selection:
-    """Savers for one base, the lowest delta-C first.
+    """Savers for one base, the best first.
 
     Attributes:
         base (str): Its name.
@@ -64,6 +64,8 @@ class Selection:
         images (int): Evaluated.
         resamples (int): How many.
         certainty (float): Of the intervals, two-sided.
+        criterion (str): What it is ranked by: 'delta_c' (the lowest first), or 'saved' (the highest first) where no
+            saver matches the base on any share of the images, so that delta-C only tells which is cheapest.
         savers (list[SaverRank]): The ranking.
         skipped (list[str]): Sentences about those left out.
     """
@@ -77,6 +79,7 @@ class Selection:
     images: int
     resamples: int
     certainty: float
+    criterion: str
     savers: list = field(default_factory=list)
     skipped: list = field(default_factory=list)
 
@@ -92,13 +95,14 @@ def matched_performance(evaluator: RoutedEvaluator, scores, metric: Metric, weig
         points: Shares of exiting images to look at.
 
     Returns:
-        tuple: (P,) shares, from above 0 to 1; (B, P) the saver's metric on these images; (B, P) the base's.
+        tuple: (B, P) shares of the images that exit, to 1; (B, P) the saver's metric on these; (B, P) the base's.
     """
     order, counts, _ = routing_points(-np.asarray(scores, np.float64), points)
     counts = counts[1:]
-    found = [metric.values(evaluator, Walk.by_order(order, counts, len(evaluator), ABSENT, option), weights)
-             for option in (0, 1)]
-    return counts / len(evaluator), *found
+    weights = np.ones((1, len(evaluator)), np.int32) if weights is None else weights
+    walks = [Walk.by_order(order, counts, len(evaluator), ABSENT, option) for option in (0, 1)]
+    shares = np.stack([walks[0].totals(w[None]) / w.sum() for w in weights])
+    return shares, *(metric.values(evaluator, walk, weights) for walk in walks)
 
 
 def exit_rates(shares, saver, base):
@@ -110,9 +114,11 @@ def exit_rates(shares, saver, base):
     """
     with np.errstate(invalid='ignore'):
         good = ~(saver < base)  # where nothing is to be found, neither is worse
+    shares = np.broadcast_to(shares, good.shape)
     largest = (good * shares).max(axis=1)
-    before = np.where(good.all(axis=1), len(shares), np.argmax(~good, axis=1))
-    return largest, np.concatenate([[0.0], shares])[before]
+    before = np.where(good.all(axis=1), good.shape[1], np.argmax(~good, axis=1))
+    padded = np.concatenate([np.zeros((len(good), 1)), shares], axis=1)
+    return largest, padded[np.arange(len(good)), before]
 
 
 def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], confidence: str = 'BoxEntropy',
@@ -127,7 +133,7 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
     is worse on the exited images: that is ``first_exit_rate``. With boxes few images give a noisy mAP, so that the
     first failure says little, and ``exit_rate`` takes the largest share that is matched instead; both metrics are
     exact, over the exited images alone. Matched performance never looks at what a cascade of the two gives, so beside
-    it stands what the exact curve saves at a drop.
+    it stands what the exact curve saves at a drop. Where no saver matches the base on any share, that is the ranking.
 
     Args:
         truth: The ground truth.
@@ -149,6 +155,8 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
     metric = metric or Metric('mAP')
     if not drop >= 0:
         raise ConfigError(f'drop must be at least 0, but got {drop}')
+    if not 0 < certainty < 1:
+        raise ConfigError(f'certainty must lie between 0 and 1, but got {certainty}')
     truth.require_objects()
     results, base_gflops = base
     matched_base: Matched = match(truth, results)
@@ -169,7 +177,8 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
         curve = operating_curve(evaluator, scores, gflops, base_gflops, own, points, coco=False)
         values = own.values(evaluator, curve.walk, weights)
         allowed = values >= values[:, -1:] - drop - 1e-12
-        saved = np.maximum(np.where(allowed, curve.saved, 0).max(axis=1), 0)
+        handed = np.stack([curve.walk.totals(np.stack([0 * w, w])) / w.sum() for w in weights])
+        saved = np.where(allowed, 1 - gflops / base_gflops - handed, 0).max(axis=1, initial=0)
         ranked.append((saver.name, gflops, curve.saver, gflops / base_gflops, largest, first, saved))
         base_value = curve.base
         if progress is not None:
@@ -177,7 +186,9 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
     if not ranked:
         raise DataError(f'no saver is left for {results.name}: ' + '; '.join(skipped or ['none was given']))
     deltas = np.array([c - largest for *_, c, largest, _, _ in ranked])  # (S, 1 + B)
-    ranks = deltas.argsort(axis=0, kind='stable').argsort(axis=0) + 1
+    criterion = 'delta_c' if any(largest[0] > 0 for *_, largest, _, _ in ranked) else 'saved'
+    order = deltas if criterion == 'delta_c' else -np.array([saved for *_, saved in ranked])
+    ranks = order.argsort(axis=0, kind='stable').argsort(axis=0) + 1
     tail = (1 - certainty) / 2
 
     def interval(samples):
@@ -188,4 +199,4 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
                        tuple(int(round(v)) for v in interval(ranks[s])))
              for s, (name, gflops, value, c, largest, first, saved) in enumerate(ranked)]
     return Selection(results.name, base_gflops, base_value, metric.name, confidence, drop, len(truth), count, certainty,
-                     sorted(found, key=lambda r: r.delta_c), skipped)
+                     criterion, [found[s] for s in ranks[:, 0].argsort()], skipped)

@@ -54,7 +54,7 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
         include = (point.threshold,)
     for classes in (groups or {}).values():
         pair.truth.only(classes)  # refuses what is not there before the work begins
-    steps = len(scored) + 2 + len(statics) + len(groups or ())
+    steps = len(scored) + 2 + len(statics) + (len(groups) + 1 if groups else 0)
     done = 0
 
     def step():

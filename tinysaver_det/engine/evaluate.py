@@ -189,8 +189,8 @@ def _check_annotations(cfg):
                 content = json.load(f)
         except OSError as e:
             raise DataError(f'annotation file {path} cannot be read: {e.strerror}; name yours with --cfg-options '
-                            f'test_dataloader.dataset.ann_file=FILE test_evaluator.0.ann_file=FILE '
-                            f'test_dataloader.dataset.data_prefix.img=FOLDER') from e
+                            'test_dataloader.dataset.ann_file=FILE test_evaluator.0.ann_file=FILE '
+                            'test_dataloader.dataset.data_prefix.img=FOLDER') from e
         except ValueError as e:
             raise DataError(f'annotation file {path} is not JSON: {e}') from e
         if not isinstance(content, dict) or not content.get('images'):

@@ -106,9 +106,8 @@ def choose_operating_point(cfg: Config, max_drop: float, quiet: bool = False) ->
         pair = read_record(folder)
     curve = operating_curve(pair.evaluator, confidences(pair.saver, pair.truth, detector.confidence),
                             pair.saver_gflops, pair.base_gflops, coco=False)
-    table = Table(title=f'{len(pair.truth)} images; saver {curve.saver:.4f} mAP at {curve.saver_gflops:.4f} '
-                        'GFLOPs, base '
-                  f'{curve.base:.4f} at {curve.base_gflops:.4f}')
+    table = Table(title=f'{len(pair.truth)} images; saver {curve.saver:.4f} mAP at {curve.saver_gflops:.4f} GFLOPs, '
+                        f'base {curve.base:.4f} at {curve.base_gflops:.4f}')
     for head in ('threshold', 'handed over', 'GFLOPs', 'mAP', 'drop'):
         table.add_column(head, justify='right')
     for handover in HANDOVERS:

@@ -47,8 +47,8 @@ class StageRecordMetric(BaseMetric):
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
         for s in data_samples:
             if 'base_gflops' not in s:
-                raise ConfigError("StageRecordMetric needs both stages' boxes of every image: let the detector "
-                                  "keep them "
+                raise ConfigError("StageRecordMetric needs both stages' boxes of every image: let the detector keep "
+                                  "them "
                                   '(keep_stages=True)')
             found = dict(image_id=int(s['img_id']), dropped=int(s['saver_dropped']))
             for stage in STAGES:

@@ -85,7 +85,7 @@ class TinySaverDetector(BaseDetector):
         if backbone:
             raise ConfigError(f'backbone cannot be set on TinySaverDetector: the stages have their own; got {backbone}')
         if base_batch_size is not None and (not isinstance(base_batch_size, int) or base_batch_size < 1):
-            raise ConfigError(f'base_batch_size must be a whole number of at least 1, or None for all images that a '
+            raise ConfigError('base_batch_size must be a whole number of at least 1, or None for all images that a '
                               f'batch hands over, but got {base_batch_size!r}')
         point = None if operating_point is None else OperatingPoint.read(operating_point)
         if point is not None:
@@ -93,8 +93,8 @@ class TinySaverDetector(BaseDetector):
                 point.check(confidence=_confidence(confidence).to_dict())
             confidence, threshold = point.confidence, point.threshold
         elif confidence is None or threshold is None:
-            raise ConfigError('TinySaverDetector needs a confidence and a threshold, or an operating_point that '
-                              'has both')
+            raise ConfigError('TinySaverDetector needs a confidence and a threshold, or an operating_point that has '
+                              'both')
         routing, confidence = Threshold(threshold), _confidence(confidence)
         stages = {'saver': Stage('saver', saver), 'base': Stage('base', base)}
         super().__init__(data_preprocessor=stages['saver'].model.data_preprocessor, init_cfg=init_cfg)
@@ -353,7 +353,7 @@ class TinySaverDetector(BaseDetector):
             if not own:
                 raise CheckpointError(
                     f"no key of the checkpoint begins with '{name}.': it is not a packed checkpoint of a "
-                    f'TinySaverDetector; make one with tools/pack_checkpoint.py, or name the checkpoint of a single '
+                    'TinySaverDetector; make one with tools/pack_checkpoint.py, or name the checkpoint of a single '
                     f'detector in the config as {name}=dict(checkpoint=...)')
             self.stages[name].load(getattr(self, name), own, f'the packed checkpoint of {name}')
             rest -= {start + k for k in own}

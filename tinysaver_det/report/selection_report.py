@@ -36,13 +36,17 @@ def print_selection(selection) -> None:
     """Print the ranking and what it says."""
     out = console()
     out.print(selection_table(selection))
+    by = 'delta-C, the lowest first'
+    if selection.criterion == 'saved':
+        by = ('GFLOPs saved, since no saver matches the base on any share of these images (R = 0), so that delta-C '
+              'only tells which is cheapest')
     worth = [s.name for s in selection.savers if s.delta_c < 0]
-    texts = [f'Worth having by delta-C = c - R < 0: {", ".join(worth) or "none"} (R: largest share of images '
-             'that the saver '
-             'answers no worse than the base, the most confident first; TinySaver, arXiv 2403.17726). "first": '
-             'share of '
-             f'{selection.resamples} resamples of the images in which it ranks first. Saved: best share of the base\'s '
-             f'GFLOPs at a loss of {selection.drop * 100:g} points, from the exact curve.', *selection.skipped]
+    texts = [f'Ranked by {by}.',
+             f'Worth having by delta-C = c - R < 0: {", ".join(worth) or "none"} (R: largest share of images that the '
+             'saver answers no worse than the base, the most confident first; TinySaver, arXiv 2403.17726). "first": '
+             f'share of {selection.resamples} resamples of the images in which it ranks first. Saved: best share of '
+             f"the base's GFLOPs at a loss of {selection.drop * 100:g} points, from the exact curve.",
+             *selection.skipped]
     for text in texts:
         out.print(text, markup=False, highlight=False, soft_wrap=True)
 

@@ -144,8 +144,8 @@ class SweepReport:
 
         first = self.curves[0]
         title = (f'{self.title}: {self.images} images, {len(self.classes)} classes; saver {_value(first.saver)} '
-                 f'{self.metric} '
-                 f'at {first.saver_gflops:.3g} GFLOPs, base {_value(first.base)} at {first.base_gflops:.3g}')
+                 f'{self.metric} at {first.saver_gflops:.3g} GFLOPs, base {_value(first.base)} at '
+                 f'{first.base_gflops:.3g}')
         table = Table(title=escape(title), title_justify='left')
         table.add_column('confidence')
         drops = list(first.saved_at_drop())
@@ -174,7 +174,7 @@ class SweepReport:
             table.add_column(head, justify='right')
         for s in self.statics:
             loss = first.base - s.value
-            table.add_row(escape(s.name), f'{s.gflops:.3g}', _value(s.value), f'{loss * 100:.1f}',
+            table.add_row(escape(s.name), f'{s.gflops:.3g}', _value(s.value), _points(loss),
                           f'{1 - s.gflops / first.base_gflops:.0%}',
                           f'{first.saved_at_drop([max(loss, 0)]).popitem()[1]:.0%}')
         return table
@@ -194,7 +194,7 @@ class SweepReport:
         for g in self.groups:
             table.add_row(escape(g.name), f'{g.images:.0%}', _value(g.saver), _value(g.base),
                           ' / '.join(f'{v:.0%}' for v in g.saved.values()),
-                          *(f'{s["loses"] * 100:.1f} / {s["saves"]:.0%}' for s in g.statics))
+                          *(f'{_points(s["loses"])} / {s["saves"]:.0%}' for s in g.statics))
         return table
 
     def print(self) -> None:
@@ -211,21 +211,17 @@ class SweepReport:
         first, found = self.curves[0], []
         if self.point is not None:
             at = self.at(self.point.threshold)
-            found.append(f'At the operating point (threshold {at["threshold"]:.4g}) {at["handover"]:.1%} are '
-                         'handed over, '
-                         f'{at["saved"]:.1%} of the GFLOPs saved, and {at["drop"] * 100:.2f} points of '
+            found.append(f'At the operating point (threshold {at["threshold"]:.4g}) {at["handover"]:.1%} are handed '
+                         f'over, {at["saved"]:.1%} of the GFLOPs saved, and {at["drop"] * 100:.2f} points of '
                          f'{self.metric} lost.')
         scores = first.metric.scores
         if scores:
-            found.append(f'{self.metric} at IoU 0.5 of boxes from score {scores[0]:.3g} (saver) and '
-                         f'{scores[1]:.3g} (base).')
-        found.append('Retention: share of the gain from saver to base that is kept, mean over handovers of 10% '
-                     'to 90%, and '
-                     'at 20%. Saved: best share of the base\'s GFLOPs (1 multiply-add = 1) at a loss of so many '
-                     'points, on '
-                     'these images; calibrate for a promise about others. The greedy oracle knows what each '
-                     'image alone '
-                     'would gain.')
+            found.append(f'{self.metric} at IoU 0.5 of boxes from score {scores[0]:.3g} (saver) and {scores[1]:.3g} '
+                         '(base).')
+        found.append('Retention: share of the gain from saver to base that is kept, mean over handovers of 10% to '
+                     '90%, and at 20%. Saved: best share of the base\'s GFLOPs (1 multiply-add = 1) at a loss of so '
+                     'many points, on these images; calibrate for a promise about others. The greedy oracle knows '
+                     'what each image alone would gain.')
         return found + list(self.notes)
 
     def plot(self, path) -> None:
@@ -245,16 +241,16 @@ class SweepReport:
                   label=f'random ({self.random.seeds} orders)')
         axes.plot(self.oracle.gflops, self.oracle.value, '--', color='#777777', linewidth=1, label='greedy oracle')
         for k, curve in reversed(list(enumerate(self.curves))):
-            axes.plot(curve.gflops, curve.value, color=COLORS[k % len(COLORS)], label=curve.name,
+            axes.plot(curve.gflops, curve.value, color=COLORS[k % len(COLORS)], label=_plainly(curve.name),
                       linewidth=2 if k == 0 else 1, zorder=3 if k == 0 else 2)
         for s in self.statics:
             axes.scatter(s.gflops, s.value, color='black', marker='x', s=36, zorder=4)
-            axes.annotate(s.name, (s.gflops, s.value), (5, -3), textcoords='offset points', fontsize=8)
+            axes.annotate(_plainly(s.name), (s.gflops, s.value), (5, -3), textcoords='offset points', fontsize=8)
         for name, x, y, marker, align in ((self.saver, first.saver_gflops, first.saver, 's', 'left'),
                                           (self.base, first.base_gflops, first.base, 'D', 'right')):
             axes.scatter(x, y, color='black', marker=marker, s=40, zorder=5)
-            axes.annotate(name, (x, y), (7, -12) if align == 'left' else (-7, 7), textcoords='offset points', ha=align,
-                          fontsize=8, weight='bold')
+            axes.annotate(_plainly(name), (x, y), (7, -12) if align == 'left' else (-7, 7),
+                          textcoords='offset points', ha=align, fontsize=8, weight='bold')
         if self.point is not None:
             at = self.at(self.point.threshold)
             axes.scatter(at['gflops'], at['value'], color=COLORS[0], marker='*', s=170, zorder=6, edgecolor='white',
@@ -369,6 +365,14 @@ def gallery(truth, images, detections: Sequence[Detections], confidences, thresh
 def _target(point):
     (kind, value), = point.target.items()
     return f'{kind} {value:g} with certainty {point.certainty:g}'
+
+
+def _points(value):
+    return '-' if not math.isfinite(value) else f'{value * 100:.1f}'
+
+
+def _plainly(name):
+    return name.replace('$', r'\$')  # no formulas in a plot
 
 
 def _value(value):

@@ -67,8 +67,8 @@ class OperatingPoint:
         names = [f.name for f in fields(cls)]
         if not isinstance(content, dict) or content.get('format') != FORMAT:
             raise OperatingPointError(f'operating point {path} must be of format {FORMAT}, but is of '
-                                      f'{content.get("format") if isinstance(content, dict) else None!r}: make it anew '
-                                      'with tools/calibrate.py')
+                                      f'{content.get("format") if isinstance(content, dict) else None!r}: make it '
+                                      'anew with tools/calibrate.py')
         lacking = [n for n in names if n not in content]
         if lacking:
             raise OperatingPointError(f'operating point {path} lacks {", ".join(lacking)}: make it anew with '
@@ -76,8 +76,8 @@ class OperatingPoint:
         kinds = dict(saver=dict, base=dict, classes=list, confidence=dict, gflops=list, metric=dict, target=dict,
                      method=str, expected=dict, calibration=dict)
         wrong = [n for n, kind in kinds.items() if not isinstance(content[n], kind)]
-        wrong += [f'{n}.name' for n in ('saver', 'base', 'metric') if n not in wrong and 'name' not in content[n]]
-        wrong += [f'calibration.{n}' for n in ('marks', 'leak') if n not in (content['calibration'] or ())]
+        parts = dict(saver=('name',), base=('name',), metric=('name', 'scores'), calibration=('marks', 'leak'))
+        wrong += [f'{n}.{k}' for n, keys in parts.items() if n not in wrong for k in keys if k not in content[n]]
         value = content['threshold']
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
             wrong.append('threshold')
@@ -111,9 +111,8 @@ class OperatingPoint:
             ours, theirs = set(self.classes), set(classes)
             difference = (f'it lacks {_some(theirs - ours)}' if theirs - ours else f'it also has {_some(ours - theirs)}'
                           if ours - theirs else 'they stand in another order')
-            raise OperatingPointError(f'the operating point was made for {len(self.classes)} target classes, '
-                                      'other than '
-                                      f'these {len(classes)} ({difference}): calibrate for these')
+            raise OperatingPointError(f'the operating point was made for {len(self.classes)} target classes, other '
+                                      f'than these {len(classes)} ({difference}): calibrate for these')
         if confidence is not None:
             for key, value in confidence.items():
                 if key == 'masses' and value is None:  # not said, so the point's own
@@ -129,14 +128,13 @@ class OperatingPoint:
                 if given is not None and own is not None and given.get(stage) not in (None, own):
                     shown = given[stage] if kind == 'name' else 'another model, or other weights'
                     raise OperatingPointError(f'the operating point was made for the {stage} '
-                                              f'{getattr(self, stage)["name"]!r}, but here the {stage} is '
-                                              f'{shown!r}: calibrate this pair')
+                                              f'{getattr(self, stage)["name"]!r}, but here the {stage} is {shown!r}: '
+                                              'calibrate this pair')
         shared = len(set(images or ()) & set(self.calibration['marks']))
         if shared and not self.calibration['leak']:
-            raise OperatingPointError(f'the operating point was calibrated on {shared} of these {len(images)} '
-                                      'images, so '
-                                      'figures on them say nothing about others: test on others, or calibrate with '
-                                      '--allow-leak')
+            raise OperatingPointError(f'the operating point was calibrated on {shared} of these {len(images)} images, '
+                                      'so figures on them say nothing about others: test on others, or calibrate '
+                                      'with --allow-leak')
 
 
 def _some(names):
