@@ -382,10 +382,13 @@ def wait_for_threads(process):
     assert process.poll() is None, process.communicate()
 
 
-def interrupt(process):
-    """Ctrl-C; all that the script said and how long it took to end."""
+def interrupt(process, pipe=None):
+    """Ctrl-C, then the end of the annotations; all that the script said and how long it took to end."""
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
+    if pipe is not None:  # whoever was about to wait for them sees the signal now
+        time.sleep(0.2)
+        os.close(pipe)
     out, err = process.communicate(timeout=60)
     return out, err, time.monotonic() - start
 
@@ -395,8 +398,7 @@ def test_ctrl_c_while_reading(started, made, tmp_path, name):
     given = ranked(made)[2:] if name == 'select_saver' else pair(made.here, ann=None)
     more = HALF if name == 'calibrate' else []
     process, pipe = started(name, *given, *more, '--out', tmp_path / 'new' / 'out')
-    out, err, _ = interrupt(process)
-    os.close(pipe)
+    out, err, _ = interrupt(process, pipe)
     assert (process.returncode, out, err) == (130, '', 'interrupted\n')
     assert os.listdir(tmp_path) == ['ann.fifo']
 
