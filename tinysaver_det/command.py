@@ -1,7 +1,9 @@
 """What every script in ``tools/`` shares; neither torch nor OpenMMLab."""
 
 import os
+import signal
 import sys
+import threading
 import warnings
 from contextlib import contextmanager
 
@@ -19,7 +21,8 @@ def one_sentence():
     for module in ('mmengine', 'mmcv', 'mmdet', 'importlib', r'torch\.functional'):
         warnings.filterwarnings('ignore', module=module)
     try:
-        yield
+        with _insistent_interrupt():
+            yield
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         raise SystemExit(130) from None
@@ -29,6 +32,28 @@ def one_sentence():
             raise
         print(f'error: {sentence}', file=sys.stderr)
         raise SystemExit(2) from None
+
+
+@contextmanager
+def _insistent_interrupt():
+    """Inside, Ctrl-C is raised every second until it is heard, since Python drops what is raised in a destructor."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, 'setitimer') \
+            or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def interrupt(*_):
+        signal.setitimer(signal.ITIMER_REAL, 1)
+        raise KeyboardInterrupt
+
+    alarm = signal.signal(signal.SIGALRM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGALRM, alarm)
 
 
 def _sentence(error):

@@ -39,7 +39,7 @@ def main(argv=None):
             pair, reference = read_pair_arguments(args)
             statics = [read_static(s, pair.truth, args.subset) for s in args.static]
             scored = named_confidences(args.confidence, pair.truth, pair.saver, reference)
-            report = sweep(pair, scored, metric, args.points, statics, groups, point, progress)
+            report = sweep(pair, scored, metric, args.points, statics, groups, point, progress=progress)
         pictures, unread = None, []
         if args.images:
             curve = report.curves[0]

@@ -84,7 +84,9 @@ class Page:
         self.driver = driver
 
     def one(self, selector):
-        return self.driver.find_element('css selector', selector)
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        return WebDriverWait(self.driver, 20).until(lambda d: d.find_element('css selector', selector))  # once drawn
 
     def all(self, selector):
         return self.driver.find_elements('css selector', selector)
