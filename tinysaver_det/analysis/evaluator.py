@@ -1,8 +1,11 @@
 """Exact COCO metrics of any routing between recorded models, without matching again."""
 
 import os
+import signal
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Optional
 
@@ -169,10 +172,14 @@ class RoutedEvaluator:
         """``work`` on every unit, in threads, and ``use`` of each result, always in the same order."""
         size = np.diff(self._ends)
         order = sorted(units, key=lambda unit: -size[unit[1]])  # the longest first, for an even finish
-        with ThreadPoolExecutor(self.threads) as pool:
+        with _deferred_interrupt() as interrupted, ThreadPoolExecutor(self.threads) as pool:
             try:
                 futures = [pool.submit(work, unit) for unit in order]
                 for n in range(len(order)):
+                    while not wait((futures[n],), timeout=0.2).done and not interrupted():
+                        pass
+                    if interrupted():
+                        raise KeyboardInterrupt
                     found, futures[n] = futures[n].result(), None
                     if use is not None:
                         use(found)
@@ -181,6 +188,26 @@ class RoutedEvaluator:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+@contextmanager
+def _deferred_interrupt():
+    """Inside, Ctrl-C is noted and raised at the end: raised within a pool's own locks, it would leave them locked.
+
+    Yields:
+        A function that tells whether it was pressed.
+    """
+    asked, before = [], signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread() and callable(before)
+    if ours:
+        signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    try:
+        yield lambda: bool(asked)
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 CHUNK = 25  # weightings that one thread takes at a time
