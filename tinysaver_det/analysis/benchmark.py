@@ -140,9 +140,10 @@ def _truth_file(pair):
         info={}, images=[dict(id=int(i), height=int(h), width=int(w)) for i, (h, w) in zip(truth.image_ids,
                                                                                        truth.image_sizes)],
         categories=[dict(id=int(i), name=n) for i, n in zip(truth.category_ids, truth.classes)],
-        annotations=[dict(id=k + 1, image_id=int(truth.image_ids[i]), category_id=int(truth.category_ids[c]),
-                          bbox=b.tolist(), area=float(a), iscrowd=int(crowd)) for k, (i, c, b, a, crowd) in enumerate(
-            zip(truth.image, truth.label, truth.bboxes, truth.areas, truth.crowd))])
+        annotations=[dict(id=0 if zero else k + 1, image_id=int(truth.image_ids[i]),
+                          category_id=int(truth.category_ids[c]), bbox=b.tolist(), area=float(a), iscrowd=int(crowd))
+                     for k, (i, c, b, a, crowd, zero) in enumerate(zip(
+                         truth.image, truth.label, truth.bboxes, truth.areas, truth.crowd, truth.zero_id))])
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'annotations.json')
         with open(path, 'w', encoding='utf-8') as f:

@@ -19,6 +19,7 @@ from .walk import ABSENT, Walk
 #: COCO's twelve metrics, in its order.
 METRICS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR_1', 'AR_10', 'AR_100', 'AR_s', 'AR_m', 'AR_l')
 ALL_IOUS = tuple(range(10))
+CHUNK = 25  # weightings that one thread takes at a time
 # where in METRICS the six figures of an area range stand, as accumulate() gives them: (column, figure)
 _COLUMNS = (((0, 0), (1, 1), (2, 2), (6, 3), (7, 4), (8, 5)), ((3, 0), (9, 5)), ((4, 0), (10, 5)), ((5, 0), (11, 5)))
 
@@ -102,6 +103,7 @@ class RoutedEvaluator:
         walk, weights = self._checked(walk), np.atleast_2d(self._weights(weights))
         total, count = np.zeros((len(weights), walk.points)), np.zeros((len(weights), walk.points))
         ious = tuple(ious)
+        units = [(b, c) for b in range(-(-len(weights) // CHUNK)) for c in range(len(self.truth.classes))]
 
         def one(unit):
             b, c = unit
@@ -114,7 +116,6 @@ class RoutedEvaluator:
             there = ~np.isnan(values)
             return rows, np.where(there, values, 0), there
 
-        units = [(b, c) for b in range(-(-len(weights) // CHUNK)) for c in range(len(self.truth.classes))]
         def add(found):
             rows, values, there = found
             total[rows] += values
@@ -208,9 +209,6 @@ def _deferred_interrupt():
             signal.signal(signal.SIGINT, before)
     if asked:
         raise KeyboardInterrupt
-
-
-CHUNK = 25  # weightings that one thread takes at a time
 
 
 @dataclass(frozen=True, eq=False)

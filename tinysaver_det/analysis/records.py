@@ -76,7 +76,6 @@ class GroundTruth:
                        file_names=tuple(self.file_names[i] for i in images), image=new[self.image[kept]],
                        **{k: getattr(self, k)[kept] for k in ('label', 'bboxes', 'areas', 'crowd', 'zero_id')})
 
-
     def marks(self) -> list:
         """A short hash of each image's id, file name and size, by which it is known again."""
         return [hashlib.sha256(f'{i} {name} {h} {w}'.encode()).hexdigest()[:12] for i, name, (h, w) in zip(
