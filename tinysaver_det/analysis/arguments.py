@@ -1,16 +1,18 @@
 """The options that the scripts about recorded results have in common."""
 
+from typing import Optional
+
 from ..errors import ConfigError
 from .pair import Pair, read_pair, read_record
 from .records import read_ground_truth
 
 
-def add_pair_arguments(parser, several: bool = False) -> None:
+def add_pair_arguments(parser, several: Optional[bool] = False) -> None:
     """Add the options that name a saver and a base.
 
     Args:
         parser (argparse.ArgumentParser): Gets them.
-        several: Whether more than one confidence may be named.
+        several: Whether more than one confidence may be named; None: none at all.
     """
     add_data_arguments(parser)
     parser.add_argument('--saver', metavar='[NAME=]FILE', help="the saver's results, as COCO json")
@@ -20,6 +22,8 @@ def add_pair_arguments(parser, several: bool = False) -> None:
     parser.add_argument('--base-gflops', type=float, metavar='B', help='GFLOPs of the base alone')
     parser.add_argument('--record', metavar='DIR', help='what tools/test.py --sweep recorded, in place of these; '
                                                         '--ann only where the annotations have moved')
+    if several is None:
+        return
     parser.add_argument('--confidence', metavar='NAME', nargs='+' if several else None,
                         default=['BoxEntropy'] if several else 'BoxEntropy',
                         help='how sure the saver is, such as BoxEntropy or "TopKMean(k=3)"'

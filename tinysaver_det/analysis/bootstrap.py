@@ -1,5 +1,8 @@
 """How much the figures would differ on other images."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 
 from ..errors import ConfigError
@@ -42,3 +45,39 @@ def upper_bound(estimate, samples, certainty: float, images: int, for_images: fl
         return np.full(np.shape(estimate), np.nan)
     deviation = np.quantile(samples - samples.mean(axis=0), certainty, axis=0)
     return np.asarray(estimate) + widening * deviation
+
+
+def interval(estimate: float, samples, certainty: float) -> tuple:
+    """(low, high) between which a figure lies in the long run, with a two-sided certainty; see :func:`upper_bound`.
+
+    Args:
+        estimate: On the images at hand.
+        samples: (B,) on resamples of these.
+        certainty: Such as 0.9.
+    """
+    samples, tail = np.asarray(samples, np.float64)[:, None], (1 + certainty) / 2
+    high = upper_bound([estimate], samples, tail, 1, math.inf)
+    low = -upper_bound([-estimate], -samples, tail, 1, math.inf)
+    return float(low[0]), float(high[0])
+
+
+def resampled(curve, evaluator, saver_gflops, base_gflops, weights) -> list:
+    """The same cascade on resamples of the images.
+
+    Args:
+        curve (OperatingCurve): With its walk.
+        evaluator (RoutedEvaluator): What it was made with.
+        saver_gflops, base_gflops: GFLOPs of each stage alone, one number or (I,).
+        weights: (B, I) how many times each image counts.
+
+    Returns:
+        list[OperatingCurve]: B, with handover, GFLOPs and metric at the points of ``curve``.
+    """
+    weights = np.asarray(weights)
+    saver, base = (np.broadcast_to(np.asarray(g, np.float64), weights.shape[1]) for g in (saver_gflops, base_gflops))
+    total = weights.sum(axis=1)
+    handover = curve.walk.totals(np.stack([0 * weights, weights], axis=1)) / total[:, None]
+    gflops = curve.walk.totals(np.stack([saver * weights, (saver + base) * weights], axis=1)) / total[:, None]
+    values = curve.metric.values(evaluator, curve.walk, weights)
+    return [replace(curve, handover=h, gflops=g, value=v, saver_gflops=float(s), base_gflops=float(b))
+            for h, g, v, s, b in zip(handover, gflops, values, weights @ saver / total, weights @ base / total)]

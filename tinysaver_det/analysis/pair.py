@@ -123,6 +123,24 @@ def read_pair(annotations, saver, base, saver_gflops, base_gflops, classes: Opti
     return Pair(truth, *results, saver_gflops, base_gflops)
 
 
+def read_other_pair(pair: Pair, saver, base, subset: bool = False) -> Pair:
+    """Other models on the images of a pair; its GFLOPs are taken over, since only the answers are looked at.
+
+    Args:
+        pair: Has the annotations.
+        saver, base: Results files; ``NAME=FILE`` names the model, else the file's name does.
+        subset: See :func:`read_results`.
+
+    Raises:
+        DataError, ConfigError: See :func:`read_results`.
+    """
+    results = []
+    for given in (saver, base):
+        name, path = split_name(given)
+        results.append(read_results(path, pair.truth, name, subset))
+    return Pair(pair.truth, *results, pair.saver_gflops, pair.base_gflops)
+
+
 def read_record(folder, classes: Optional[Sequence[str]] = None, annotations=None) -> Pair:
     """Read what ``tools/test.py --sweep`` recorded.
 
