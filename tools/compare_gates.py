@@ -2,6 +2,7 @@
 """From recorded results: the learned gate beside published ones, out of fold, by the same exact metric."""
 
 import argparse
+import os
 
 from tinysaver_det.analysis.arguments import add_pair_arguments, read_pair_arguments
 from tinysaver_det.command import one_sentence, progress_bar
@@ -26,8 +27,11 @@ def main(argv=None):
         from tinysaver_det.analysis.groups import parse_groups
         from tinysaver_det.analysis.metric import Metric
         from tinysaver_det.analysis.pair import read_other_pair
+        from tinysaver_det.errors import ConfigError
         from tinysaver_det.report.gates_report import print_gates, save_gates
 
+        if args.json and os.path.isdir(args.json):
+            raise ConfigError(f'--json {args.json} is a folder: name a file')
         names = NAMES if args.gates is None else [n.strip() for n in args.gates.split(',') if n.strip()]
         metric = Metric(args.metric) if args.metric else None
         groups = parse_groups(args.group)

@@ -32,18 +32,17 @@ def gates_table(found) -> Table:
     table = Table(title=escape(f'{found.title}: {found.images} images, {len(found.classes)} classes, {found.folds} '
                                f'folds; saver {curve.saver:.3f} {found.metric.name}, base {curve.base:.3f}'),
                   title_justify='left')
-    table.add_column('gate', no_wrap=True)
     share = f'{found.certainty:.0%}'
     ours = any(g.behind for g in found.gates)
-    for head in ('retention', share, *(('learned is above it', share) if ours else ()),
-                 *(h for d in DROPS for h in (f'saved at {float(d) * 100:g}', share))):
+    table.add_column('gate', no_wrap=True)
+    for head in (f'retention ({share})', *([f'learned is above it ({share})'] if ours else []),
+                 *(f'saved at {float(d) * 100:g} ({share})' for d in DROPS)):
         table.add_column(head, justify='right')
     for g in found.gates:
-        ahead = (f'{g.behind[0]:+.3f}', f'{g.behind[1]:+.3f} to {g.behind[2]:+.3f}') if g.behind else ('', '')
         saved = g.curve.saved_at_drop()
-        table.add_row(g.name, f'{g.retention:.3f}', _to(g.retention_interval), *(ahead if ours else ()),
-                      *(c for d in DROPS for c in (f'{saved[d]:.0%}', '{:.0%} to {:.0%}'.format(*g.saved_intervals[d]))
-                        ))
+        behind = '' if g.behind is None else '{:+.3f} ({:+.3f} to {:+.3f})'.format(*g.behind)
+        table.add_row(g.name, f'{g.retention:.3f} ({_to(g.retention_interval)})', *([behind] if ours else []),
+                      *('{:.0%} ({:.0%} to {:.0%})'.format(saved[d], *g.saved_intervals[d]) for d in DROPS))
     return table
 
 
