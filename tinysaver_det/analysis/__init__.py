@@ -2,6 +2,7 @@
 
 from .bootstrap import resamples, upper_bound
 from .calibration import Calibration, calibrate
+from .compare_gates import GateComparison, compare_gates
 from .coverage import Coverage, coverage
 from .curve import OperatingCurve, gains, operating_curve, random_band
 from .evaluator import METRICS, CocoFigures, RoutedEvaluator
@@ -16,8 +17,8 @@ from .sweep import sweep
 from .walk import ABSENT, Walk
 
 __all__ = [
-    'ABSENT', 'METRICS', 'Calibration', 'CocoFigures', 'Coverage', 'GroundTruth', 'Matched', 'Metric', 'OperatingCurve',
-    'Pair', 'Results', 'RoutedEvaluator', 'SaverRank', 'Selection', 'Walk', 'calibrate', 'class_masses', 'confidences',
-    'coverage', 'gains', 'hoeffding_bentkus', 'image_losses', 'match', 'named_confidences', 'operating_curve',
-    'random_band', 'read_ground_truth', 'read_pair', 'read_record', 'read_results', 'resamples', 'select_savers',
-    'sweep', 'upper_bound']
+    'ABSENT', 'METRICS', 'Calibration', 'CocoFigures', 'Coverage', 'GateComparison', 'GroundTruth', 'Matched', 'Metric',
+    'OperatingCurve', 'Pair', 'Results', 'RoutedEvaluator', 'SaverRank', 'Selection', 'Walk', 'calibrate',
+    'class_masses', 'compare_gates', 'confidences', 'coverage', 'gains', 'hoeffding_bentkus', 'image_losses', 'match',
+    'named_confidences', 'operating_curve', 'random_band', 'read_ground_truth', 'read_pair', 'read_record',
+    'read_results', 'resamples', 'select_savers', 'sweep', 'upper_bound']

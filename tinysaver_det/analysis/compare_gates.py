@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Optional
 
 import numpy as np
@@ -112,8 +113,10 @@ def compare_gates(pair: Pair, names: Sequence[str] = NAMES, metric: Optional[Met
     for classes in (groups or {}).values():
         pair.truth.only(classes)  # refuses what is not there before the work begins
     metric = metric or Metric('mAP')
-    movable = [n for n in names if n in GATES and GATES[n](seed, reference).learns_from == 'pair']
-    once = sum(1 + folds * (n in GATES and GATES[n](seed, reference).learns_from is not None) for n in names)
+    builders = {n: partial(GATES[n], seed, reference) for n in names if n in GATES}
+    learning = {n: build().learns_from for n, build in builders.items() if build().learns_from}
+    movable = [n for n, source in learning.items() if source == 'pair']
+    once = len(names) + folds * len(learning)
     steps = once * (1 + len(groups or {})) + len(movable) * len(others) * (folds + 1)
     done = 0
 
@@ -124,11 +127,10 @@ def compare_gates(pair: Pair, names: Sequence[str] = NAMES, metric: Optional[Met
             progress(done, steps)
 
     def one(part):
-        return _compare(part, names, metric, fold, weights, certainty, seed, reference, step)
+        return _compare(part, names, builders, learning, metric, fold, weights, certainty, step)
 
     figures, judge, cut = one(pair)
-    transfer = _transfer(judge, cut, figures, movable, [Folds(o, fold) for o in others], others, metric, seed,
-                         reference, step)
+    transfer = _transfer(judge, cut, figures, {n: builders[n] for n in movable}, others, metric, fold, step)
     found, notes = {}, pair.notes()
     shared = dict(images=len(pair.truth), folds=folds, seed=seed, resamples=count, certainty=certainty)
     for name, classes in (groups or {}).items():
@@ -143,28 +145,26 @@ def compare_gates(pair: Pair, names: Sequence[str] = NAMES, metric: Optional[Met
                           transfer=transfer, notes=notes)
 
 
-def _compare(pair, names, metric, fold, weights, certainty, seed, reference, step):
+def _compare(pair, names, builders, learning, metric, fold, weights, certainty, step):
     """Figures of all gates on one set of classes, what made them, and the folds."""
     pair.truth.require_objects()
     settled = metric.settle(pair.evaluator)
+    saver, base = operating_curve(pair.evaluator, np.zeros(len(pair.truth)), 1, 1, settled, coco=False).value
+    if saver == base:
+        raise DataError(f'{pair.saver.name} and {pair.base.name} have the same {metric.name} ({base:.3f}) on these '
+                        'images: no gate can keep a share of no gain')
     judge = Judge(pair, pair.evaluator, settled, weights, certainty)
-    learning = any(n in GATES and GATES[n](seed, reference).learns_from for n in names)
     cut = Folds(pair, fold) if learning else None
-    gain = gains(pair.evaluator, settled)
-    ends = operating_curve(pair.evaluator, gain, 1, 1, settled, 2, coco=False)
-    if ends.saver == ends.base:
-        raise DataError(f'{pair.saver.name} and {pair.base.name} have the same {metric.name} ({ends.base:.3f}) on '
-                        'these images: no gate can keep a share of no gain')
     figures = []
     for name in names:
         if name == RANDOM:
             figures.append(judge.random())
         elif name == ORACLE:
-            figures.append(judge.figures(ORACLE, -gain))
-        elif GATES[name](seed, reference).learns_from is None:
-            figures.append(judge.figures(name, GATES[name](seed, reference).scores(pair)))
+            figures.append(judge.figures(name, -gains(pair.evaluator, settled)))
+        elif name in learning:
+            figures.append(judge.figures(name, cut.scores(builders[name], metric, step=step)))
         else:
-            figures.append(judge.figures(name, cut.scores(_builder(name, seed, reference), metric, step=step)))
+            figures.append(judge.figures(name, builders[name]().scores(pair)))
         step()
     ours = next((f for f in figures if f.name == OURS), None)
     if ours is not None:
@@ -172,26 +172,22 @@ def _compare(pair, names, metric, fold, weights, certainty, seed, reference, ste
     return figures, judge, cut
 
 
-def _transfer(judge, cut, figures, names, sources, others, metric, seed, reference, step):
+def _transfer(judge, cut, figures, builders, others, metric, fold, step):
     """Each gate that learns from a pair, fitted on this one and on each of the others."""
-    if not sources or not names:
+    if not others or not builders:
         return []
     by_name = {f.name: f for f in figures}
-    default = by_name.get(DEFAULT) or judge.figures(DEFAULT, GATES[DEFAULT](seed, reference).scores(judge.pair))
+    default = by_name.get(DEFAULT) or judge.figures(DEFAULT, GATES[DEFAULT](0, None).scores(judge.pair))
+    sources = [(other.title, Folds(other, fold)) for other in others]
     found = []
-    for name in names:
+    for name, build in builders.items():
         moved = [(judge.pair.title, by_name[name])]
-        for source, other in zip(sources, others):
-            scores = cut.scores(_builder(name, seed, reference), metric, source, step)
-            moved.append((other.title, judge.figures(name, scores)))
+        for title, source in sources:
+            moved.append((title, judge.figures(name, cut.scores(build, metric, source, step))))
             step()
         found += [TransferFigures(name, title, f.retention, f.retention_interval, judge.difference(f, default))
                   for title, f in moved]
     return found
-
-
-def _builder(name, seed, reference):
-    return lambda: GATES[name](seed, reference)
 
 
 def _holding(pair):

@@ -44,7 +44,7 @@ class GateFigures:
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """Makes figures out of scores; ``weights`` are the resamples, (B, I)."""
+    """Makes figures out of scores; ``weights`` are the resamples, (B, I), and ``metric`` is settled."""
 
     pair: Pair
     evaluator: RoutedEvaluator
@@ -52,11 +52,10 @@ class Judge:
     weights: np.ndarray
     certainty: float
 
-    def figures(self, name: str, scores, points: Optional[int] = None) -> GateFigures:
-        """Figures of (I,) scores; the curve has all points by default."""
-        curve = self._curve(name, scores, points)
-        coarse = self._curve(name, scores, POINTS)
-        return self._of(curve, self._resampled(coarse, self.weights))
+    def figures(self, name: str, scores) -> GateFigures:
+        """Figures of (I,) scores: the curve at every threshold, resamples at a grid of them."""
+        return self._of(self._curve(name, scores, None),
+                        self._resampled(self._curve(name, scores, POINTS), self.weights))
 
     def random(self) -> GateFigures:
         """Images in random order: the mean of 20 orders, and an interval for a single one."""

@@ -14,10 +14,10 @@ class CountPerSize(Gate):
     Args:
         floor: Boxes below it are not counted, as in :class:`~tinysaver_det.confidence.BoxCount`.
 
-    Source: Soviany and Ionescu, 2018 ("Frustratingly Easy Trade-off Optimization between Single-Stage and Two-Stage
-    Deep Object Detectors", ECCV workshops, the longer version of arXiv 1803.08707): 'the number of detected objects
-    divided by their average size', the fourth of their criteria. Their detector's own score threshold decides which
-    boxes are objects there.
+    Source: Soviany and Ionescu, "Frustratingly Easy Trade-off Optimization between Single-Stage and Two-Stage Deep
+    Object Detectors" (ECCV workshops 2018, which goes on from arXiv 1803.08707): the fourth of the criteria in its
+    abstract, the number of detected objects divided by their average size. Their detector's own score threshold decides
+    there which boxes are objects.
     """
 
     def __init__(self, floor: float = 0.3):

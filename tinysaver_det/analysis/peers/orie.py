@@ -12,11 +12,12 @@ TREES = 300
 
 
 class Orie(Gate):
-    """Minus the estimated ORIE (ORIC in the paper's later text): the reward of handing over an image in its context.
+    """Minus the estimate of ORIE (the paper's text calls it ORIC): the reward of handing over an image in its context.
 
     The label is :func:`rewards` with 1,000 context images, or all others where there are fewer; features are
-    :func:`top_boxes`. The paper's estimator is a small network (five hidden layers of 64); here it is extra trees with
-    the usual settings of forests for regression (a third of the features at a split, five images at a leaf).
+    :func:`top_boxes`. The authors' estimator is a small network (five hidden layers of 64) fitted to the reward or, as
+    an option, to its rank; here it is extra trees on the reward, with the usual settings of forests for regression (a
+    third of the features at a split, five images at a leaf).
 
     Args:
         seed: Of context and trees.
