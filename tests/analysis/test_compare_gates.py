@@ -231,7 +231,7 @@ def test_report(pair, data, tmp_path, capsys, ours):
     said = capsys.readouterr().out
     for words in (pair.title, '40 images, 6 classes, 3 folds', 'learned is above it', 'retention by handover',
                   ' pets ┃', 'GFLOPs saved at 1 point by class group', 'of gates fitted elsewhere', 'b -> 2',
-                  'mean of 20 orders', 'annotation 0 of'):
+                  'mean of 20 orders', 'handed over fold by fold', 'annotation 0 of'):
         assert words in said.replace('\n', ' ')
     save_gates(found, tmp_path / 'new' / 'found.json')
     assert os.listdir(tmp_path / 'new') == ['found.json']

@@ -59,7 +59,8 @@ class Folds:
         """(I,) each image's score by a gate that was fitted on the other folds.
 
         The scores of the K gates are pooled as they are: one threshold is to serve for all images, and gates fitted on
-        sets that share most of their images differ little in scale. Where they do differ, that counts against a gate.
+        sets that share most of their images differ little in scale. Where they do differ, that counts against a gate:
+        with few target classes most images have no box, and each fold's gate has a score of its own for all of these.
 
         Args:
             build: Makes a new :class:`~tinysaver_det.analysis.peers.Gate`.

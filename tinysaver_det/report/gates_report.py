@@ -105,6 +105,9 @@ def sentences(found) -> list:
              'the images, without fitting again.']
     if any(g.name == 'random' for g in found.gates):
         texts.append('random: mean of 20 orders, with the interval of a single one.')
+    if found.groups:
+        texts.append("By class group: most images have no box of a group's classes; each fold's fitted gate has one "
+                     'score for all of these, and where those scores differ they are handed over fold by fold.')
     return texts + list(found.notes)
 
 
