@@ -47,6 +47,19 @@ def test_malformed_input_is_refused(args, words):
         Detections(*args, (5, 5))
 
 
+def test_features_are_optional():
+    assert Detections(boxes(1), [0.5], [0], (5, 5)).features is None
+    given = np.array([1.5, np.nan])
+    d = Detections(boxes(1), [0.5], [0], (5, 5), features=given)
+    assert d.features.dtype == np.float32 and d.features[0] == 1.5 and np.isnan(d.features[1]) and d.dropped == 0
+    with pytest.raises(DetectionsError, match=r'features must have shape \(F,\), but got \(1, 2\)'):
+        Detections(boxes(1), [0.5], [0], (5, 5), features=[[1, 2]])
+    given[0] = 7  # the caller's array is his own
+    assert d.features[0] == 1.5
+
+
 def test_arrays_cannot_be_changed():
-    with pytest.raises(ValueError):
-        Detections(boxes(1), [0.5], [0], (5, 5)).scores[0] = 0
+    d = Detections(boxes(1), [0.5], [0], (5, 5), features=[1.0])
+    for array in (d.scores, d.features):
+        with pytest.raises(ValueError):
+            array[0] = 0

@@ -1,6 +1,7 @@
 """One image's boxes, the type that the live and the recorded half share."""
 
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 
@@ -22,12 +23,15 @@ class Detections:
         labels: (N,) indices into the target classes.
         image_size: (height, width) of the original image in pixels.
         dropped: How many boxes were already left out before; those left out here are added.
+        features: (F,) what the detector saw in the image besides, for a confidence that needs it; may have values that
+            are not finite.
 
     Attributes:
         bboxes (numpy.ndarray): (N, 4) float32.
         scores (numpy.ndarray): (N,) float32.
         labels (numpy.ndarray): (N,) int64.
         dropped (int): Number of boxes that were not finite.
+        features (numpy.ndarray | None): (F,) float32, or None where nobody asked for them.
 
     Raises:
         DetectionsError: Shapes that do not fit, a score outside [0, 1], a negative label.
@@ -38,6 +42,7 @@ class Detections:
     labels: np.ndarray
     image_size: tuple[int, int]
     dropped: int = 0
+    features: Optional[np.ndarray] = None
 
     def __post_init__(self):
         scores = np.asarray(self.scores, dtype=np.float32)
@@ -72,6 +77,12 @@ class Detections:
             object.__setattr__(self, name, value)
         object.__setattr__(self, 'image_size', (int(self.image_size[0]), int(self.image_size[1])))
         object.__setattr__(self, 'dropped', dropped)
+        if self.features is not None:
+            features = np.array(self.features, dtype=np.float32)
+            if features.ndim != 1:
+                raise DetectionsError(f'features must have shape (F,), but got {features.shape}')
+            features.setflags(write=False)
+            object.__setattr__(self, 'features', features)
 
     def __len__(self):
         return len(self.scores)

@@ -23,6 +23,9 @@ def parse_args(argv=None):
     parser.add_argument('--sweep', action='store_true',
                         help='also record both stages on every image, and write what each threshold would give to the '
                              'folder sweep of the work dir')
+    parser.add_argument('--features', action='store_true',
+                        help="with --sweep: also record the pooled features of the saver's neck, for a confidence that "
+                             'needs them')
     parser.add_argument('--json', metavar='FILE', help='write the summary to this file too')
     parser.add_argument('--quiet', action='store_true', help='no progress and no log lines, only the table')
     parser.add_argument('--work-dir', help='folder for logs and saver_summary.json (default: work_dirs/CONFIG)')
@@ -39,6 +42,8 @@ def parse_args(argv=None):
     if args.tta:
         parser.error('test-time augmentation of a cascade is not supported, since each view of an image would be '
                      'routed by itself: give TTA to a single detector with mmdet\'s own tools/test.py')
+    if args.features and not args.sweep:
+        parser.error('--features are recorded by a sweep: add --sweep')
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
         parser.error(f'--out must end in .pkl or .pickle, but got {args.out}')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -60,7 +65,8 @@ def main(argv=None):
         if args.show or args.show_dir:
             show_predictions(cfg, args.show, args.show_dir, args.wait_time)
         evaluate(cfg, args.checkpoint, args.threshold, args.baselines, args.out, args.json, args.quiet,
-                 osp.join(cfg.work_dir, 'sweep') if args.sweep else None, args.operating_point)
+                 osp.join(cfg.work_dir, 'sweep') if args.sweep else None, args.operating_point,
+                 args.features)
 
 
 if __name__ == '__main__':

@@ -146,3 +146,32 @@ def test_a_class_of_the_users_own_must_stay_in_the_unit_interval(value):
 def test_bad_configuration_is_refused(config, words):
     with pytest.raises(ConfigError, match=words):
         build_confidence(config)
+
+
+class OfFeatures(Confidence):
+    """A user's own that looks at the features."""
+
+    def __init__(self, fitted=True):
+        self.fitted = fitted
+
+    @property
+    def needs_features(self):
+        return self.fitted
+
+    def score(self, detections):
+        return 0.25 if detections.features is None else float(detections.features[0])
+
+
+def test_confidence_that_needs_features_says_where_they_come_from():
+    assert not any(c.needs_features for c in CONFIDENCES.values())
+    assert OfFeatures()(detections([0.5], features=[0.75])) == 0.75
+    with pytest.raises(ConfigError, match="OfFeatures needs the features of the saver's neck, but an image has none"):
+        OfFeatures()(detections([0.5]))
+    assert OfFeatures(fitted=False)(detections([0.5])) == 0.25
+
+
+@pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
+def test_zero_when_a_needed_feature_was_not_finite(bad):
+    assert OfFeatures()(detections([0.5], features=[0.75, bad])) == 0
+    assert OfFeatures(fitted=False)(detections([0.5], features=[0.75, bad])) == 0.75
+    assert build_confidence(dict(type='MaxScore'))(detections([0.5], features=[bad])) == 0.5

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 
 from tinysaver_det.analysis import Metric, calibrate, confidences, operating_curve, read_record
-from tinysaver_det.confidence import build_confidence
+from tinysaver_det.confidence import Confidence, build_confidence
 from tinysaver_det.engine.evaluate import evaluate
 from tinysaver_det.errors import ConfigError, DataError, OperatingPointError
 from tinysaver_det.evaluation import StageRecordMetric
 from tinysaver_det.models.packed import build_detector, pack_checkpoint
+from tinysaver_det.registry import TASK_UTILS
 from tinysaver_det.routing import OperatingPoint
 
 from ..conftest import predict
@@ -67,6 +69,39 @@ def test_the_record_is_the_pair(recorded):
                             pair.saver_gflops, pair.base_gflops, Metric('mAP'))
     assert (curve.confidences < 0.05).mean() == summary.handover
     assert curve.confidences.mean() == pytest.approx(summary.mean_confidence)
+
+
+@TASK_UTILS.register_module()
+class MeanFeature(Confidence):
+    needs_features = True
+
+    def score(self, detections):
+        return 1 / (1 + abs(float(detections.features.mean())))
+
+
+def test_a_record_has_the_live_features_where_they_are_asked_for(recorded, photos, tmp_path):
+    config, folder, summary, _ = recorded
+    assert read_record(folder).saver.features is None
+    again = evaluate(fresh(config), threshold=0.05, quiet=True, sweep_folder=str(folder), features=True)
+    assert again.metrics == summary.metrics and again.gflops_per_image == summary.gflops_per_image
+    pair = read_record(folder)
+    assert pair.base.features is None and pair.saver.features.dtype == np.float32
+    cfg = fresh(config)
+    cfg.model.record_features = True
+    live = [s.saver_features for p in photos.paths for s in predict(build_detector(cfg), [p])]
+    np.testing.assert_allclose(pair.saver.features, live, rtol=1e-4, atol=1e-5)
+    assert not list(folder.glob('.*'))
+
+
+def test_a_confidence_that_needs_features_is_recorded_with_them(config, tmp_path):
+    cfg = fresh(config)
+    cfg.model.confidence = dict(type='MeanFeature')
+    folder, out = tmp_path / 'sweep', tmp_path / 'a.pkl'
+    summary = evaluate(cfg, threshold=0.9, quiet=True, out=str(out), sweep_folder=str(folder))
+    pair = read_record(folder)
+    found = confidences(pair.saver, pair.truth, MeanFeature())
+    assert [d['confidence'] for d in pickle.loads(out.read_bytes())] == found.tolist()
+    assert len(np.unique(found)) == 6 and summary.handover == (found < 0.9).mean()
 
 
 def test_an_operating_point_sets_threshold_and_confidence(recorded, photos, tmp_path):
@@ -160,6 +195,17 @@ def test_a_part_of_the_data_set_is_recorded(config, tmp_path):
         json.loads((tmp_path / 'sweep' / 'record.json').read_text()), checksum='other')))
     with pytest.raises(DataError, match='is not the one that .* was recorded with'):
         read_record(tmp_path / 'sweep')
+
+
+def test_padding_of_a_distributed_sampler_is_dropped_from_the_features(photos, tmp_path):
+    metric = StageRecordMetric(str(photos.ann), str(tmp_path))
+    metric.dataset_meta = dict(classes=('cat', 'dog', 'bus'))
+    none = InstanceData(bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0).long())
+    for image in (1, 2, 3, 4, 5, 6, 1, 2):
+        metric.process({}, [dict(img_id=image, saver_instances=none, base_instances=none, saver_gflops=1.0,
+                                 base_gflops=10.0, saver_dropped=0, saver_features=np.float32([image, np.nan]))])
+    metric.evaluate(6)
+    np.testing.assert_array_equal(read_record(tmp_path).saver.features, [[i, np.nan] for i in range(1, 7)])
 
 
 def test_boxes_that_were_not_finite_and_any_order_of_classes_are_recorded(photos, tmp_path):

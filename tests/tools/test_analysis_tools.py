@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tinysaver_det.analysis.features import save_features
 from tinysaver_det.analysis.pair import read_pair
 from tinysaver_det.routing import OperatingPoint
 
@@ -120,6 +121,19 @@ def test_sweep_with_every_option(tool, made, tmp_path):
     with open(tmp_path / 'out' / 'curve.csv', newline='') as f:
         rows = list(csv.reader(f))
     assert len(rows) == 7 and rows[0][-1] == 'f1'
+
+
+def test_features_beside_results(tool, made, tmp_path):
+    path = tmp_path / 'a.npz'
+    ids = [i['id'] for i in json.loads((made.here / 'ann.json').read_text())['images']]
+    save_features(path, ids, np.zeros((len(ids), 3)))
+    tool('sweep', *pair(made.here), '--saver-features', path, '--out', tmp_path / 'out')
+    assert sorted(os.listdir(tmp_path / 'out')) == FILES
+    path.write_bytes(path.read_bytes()[:-40])
+    done = tool('sweep', *pair(made.here), '--saver-features', path, '--out', tmp_path / 'no', check=False)
+    assert f'features file {path} is damaged' in sentence(done) and not (tmp_path / 'no').exists()
+    done = tool('sweep', '--record', made.here, '--saver-features', path, '--out', tmp_path / 'no', check=False)
+    assert '--record already names the pair: leave out --saver-features' in sentence(done)
 
 
 def test_calibrate_and_apply(tool, made, tmp_path):

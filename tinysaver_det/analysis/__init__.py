@@ -6,6 +6,7 @@ from .compare_gates import GateComparison, compare_gates
 from .coverage import Coverage, coverage
 from .curve import OperatingCurve, gains, operating_curve, random_band
 from .evaluator import METRICS, CocoFigures, RoutedEvaluator
+from .features import read_features, save_features
 from .matching import Matched, match
 from .metric import Metric
 from .pair import Pair, read_pair, read_record
@@ -20,5 +21,5 @@ __all__ = [
     'ABSENT', 'METRICS', 'Calibration', 'CocoFigures', 'Coverage', 'GateComparison', 'GroundTruth', 'Matched', 'Metric',
     'OperatingCurve', 'Pair', 'Results', 'RoutedEvaluator', 'SaverRank', 'Selection', 'Walk', 'calibrate',
     'class_masses', 'compare_gates', 'confidences', 'coverage', 'gains', 'hoeffding_bentkus', 'image_losses', 'match',
-    'named_confidences', 'operating_curve', 'random_band', 'read_ground_truth', 'read_pair', 'read_record',
-    'read_results', 'resamples', 'select_savers', 'sweep', 'upper_bound']
+    'named_confidences', 'operating_curve', 'random_band', 'read_features', 'read_ground_truth', 'read_pair',
+    'read_record', 'read_results', 'resamples', 'save_features', 'select_savers', 'sweep', 'upper_bound']

@@ -20,6 +20,8 @@ def add_pair_arguments(parser, several: Optional[bool] = False) -> None:
     parser.add_argument('--saver-gflops', type=float, metavar='A', help='GFLOPs of the saver alone (1 multiply-add = '
                                                                         '1)')
     parser.add_argument('--base-gflops', type=float, metavar='B', help='GFLOPs of the base alone')
+    parser.add_argument('--saver-features', metavar='FILE.npz', help="pooled features of the saver's neck, for a "
+                                                                     'confidence that needs them')
     parser.add_argument('--record', metavar='DIR', help='what tools/test.py --sweep recorded, in place of these; '
                                                         '--ann only where the annotations have moved')
     if several is None:
@@ -53,7 +55,8 @@ def read_pair_arguments(args):
     names = ('ann', 'saver', 'base', 'saver_gflops', 'base_gflops')
     given = [n for n in names if getattr(args, n) is not None]
     if args.record:
-        given = [n for n in given if n != 'ann'] + ['subset'] * args.subset
+        given = [n for n in given if n != 'ann'] + ['saver_features'] * (args.saver_features is not None) \
+            + ['subset'] * args.subset
         if given:
             raise ConfigError(f'--record already names the pair: leave out {_options(given)}')
         pair: Pair = read_record(args.record, classes, args.ann)
@@ -62,7 +65,8 @@ def read_pair_arguments(args):
         if lacking:
             raise ConfigError(f'{_options(lacking)} missing: name annotations, results and GFLOPs of both models, or '
                               'a --record')
-        pair = read_pair(args.ann, args.saver, args.base, args.saver_gflops, args.base_gflops, classes, args.subset)
+        pair = read_pair(args.ann, args.saver, args.base, args.saver_gflops, args.base_gflops, classes, args.subset,
+                         args.saver_features)
     return pair, read_ground_truth(args.weights_ann) if args.weights_ann else None
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import ConfigError, DataError, TinySaverError
 from ..files import whole_file
 from .evaluator import RoutedEvaluator
+from .features import read_features, save_features
 from .matching import match
 from .records import GroundTruth, Results, positions, read_ground_truth, read_results, some
 
@@ -84,16 +85,19 @@ class Pair:
         return notes
 
     def save(self, folder) -> None:
-        """Write ``record.json``: everything but the annotations and results, which it names.
+        """Write ``record.json``: everything but the annotations and results, which it names, and ``*.features.npz``.
 
         Args:
             folder: Where the results files are.
         """
         def stage(name):
-            results = getattr(self, name)
+            results, more = getattr(self, name), {}
+            if results.features is not None:
+                more = dict(features=f'{name}.features.npz')
+                save_features(os.path.join(folder, more['features']), self.truth.image_ids, results.features)
             return dict(name=results.name, results=os.path.basename(results.path), weights=self.weights.get(name),
                         gflops=getattr(self, f'{name}_gflops').tolist(),
-                        dropped=None if results.dropped is None else results.dropped.tolist())
+                        dropped=None if results.dropped is None else results.dropped.tolist(), **more)
 
         with whole_file(os.path.join(folder, RECORD)) as f:
             json.dump(dict(annotations=os.path.abspath(self.truth.path), checksum=self.truth.checksum,
@@ -102,7 +106,7 @@ class Pair:
 
 
 def read_pair(annotations, saver, base, saver_gflops, base_gflops, classes: Optional[Sequence[str]] = None,
-              subset: bool = False) -> Pair:
+              subset: bool = False, saver_features=None) -> Pair:
     """Read a pair from COCO files.
 
     Args:
@@ -111,15 +115,18 @@ def read_pair(annotations, saver, base, saver_gflops, base_gflops, classes: Opti
         saver_gflops, base_gflops: GFLOPs of each alone, one number or (I,) in the order of the image ids.
         classes: The target classes; all by default.
         subset: See :func:`read_results`.
+        saver_features: File of the saver's pooled features, see :func:`read_features`; None without.
 
     Raises:
-        DataError, ConfigError: See :func:`read_ground_truth` and :func:`read_results`.
+        DataError, ConfigError: See :func:`read_ground_truth`, :func:`read_results` and :func:`read_features`.
     """
     truth = read_ground_truth(annotations, classes)
     results = []
     for given in (saver, base):
         name, path = split_name(given)
         results.append(read_results(path, truth, name, subset))
+    if saver_features is not None:
+        results[0] = replace(results[0], features=read_features(saver_features, truth, subset))
     return Pair(truth, *results, saver_gflops, base_gflops)
 
 
@@ -163,7 +170,9 @@ def read_record(folder, classes: Optional[Sequence[str]] = None, annotations=Non
         found, _ = positions(np.array(record['image_ids'], np.int64), truth.image_ids)
         truth = truth.take(found)
         results = [replace(read_results(os.path.join(folder, r['results']), truth, r['name'], empty=True),
-                           dropped=None if r['dropped'] is None else np.array(r['dropped'])) for r in stages.values()]
+                           dropped=None if r['dropped'] is None else np.array(r['dropped']),
+                           features=None if r.get('features') is None else
+                           read_features(os.path.join(folder, r['features']), truth)) for r in stages.values()]
         gflops = [np.array(r['gflops'], np.float64) for r in stages.values()]
         pair = Pair(truth, *results, *gflops, {s: r['weights'] for s, r in stages.items()})
     except OSError as e:

@@ -122,6 +122,7 @@ class Results:
         checksum (str): SHA-256 of the file.
         left_out (int): Images that only the results have, where these were allowed.
         dropped (numpy.ndarray | None): (I,) boxes of each image that were not finite and so were not recorded.
+        features (numpy.ndarray | None): (I, F) float32, pooled features of the model's neck, where recorded.
     """
 
     name: str
@@ -135,6 +136,7 @@ class Results:
     checksum: str = ''
     left_out: int = 0
     dropped: Optional[np.ndarray] = None
+    features: Optional[np.ndarray] = None
 
     def __len__(self):
         return len(self.scores)
@@ -153,7 +155,8 @@ class Results:
         without = new[self.without]
         return replace(self, image=new[self.image[kept]], label=self.label[kept], bboxes=self.bboxes[kept],
                        scores=self.scores[kept], images=len(images), without=without[without >= 0],
-                       dropped=None if self.dropped is None else self.dropped[images])
+                       dropped=None if self.dropped is None else self.dropped[images],
+                       features=None if self.features is None else self.features[images])
 
     def only(self, truth: GroundTruth, of: GroundTruth) -> 'Results':
         """The same for the classes of ``truth``, which are some of those of ``of``."""
@@ -170,8 +173,9 @@ class Results:
         scores, labels = self.scores[order], self.label[order]
         ends = np.searchsorted(self.image[order], np.arange(self.images + 1))
         dropped = np.zeros(self.images, np.int64) if self.dropped is None else self.dropped
-        for size, start, end, lost in zip(truth.image_sizes, ends[:-1], ends[1:], dropped):
-            yield Detections(boxes[start:end], scores[start:end], labels[start:end], tuple(size), int(lost))
+        features = [None] * self.images if self.features is None else self.features
+        for size, start, end, lost, vector in zip(truth.image_sizes, ends[:-1], ends[1:], dropped, features):
+            yield Detections(boxes[start:end], scores[start:end], labels[start:end], tuple(size), int(lost), vector)
 
 
 def read_ground_truth(path, classes: Optional[Sequence[str]] = None) -> GroundTruth:

@@ -14,10 +14,17 @@ from ..errors import ConfigError
 class Confidence(ABC):
     """How sure the saver's answer to one image is: ``Detections -> float`` in [0, 1], higher = keep.
 
-    An image that lost a box to a NaN or an infinity has confidence 0, whatever its other boxes say. A subclass
-    gives :meth:`score` for the rest, and documents what it does with an image without boxes. Its constructor's
-    arguments are plain values, so that :meth:`to_dict` round-trips through JSON.
+    An image that lost a box to a NaN or an infinity has confidence 0, whatever its other boxes say; so has one whose
+    features are not all finite, where the confidence needs them. A subclass gives :meth:`score` for the rest, and
+    documents what it does with an image without boxes. Its constructor's arguments are plain values, so that
+    :meth:`to_dict` round-trips through JSON.
+
+    Attributes:
+        needs_features (bool): Whether :meth:`score` looks at ``detections.features``, the pooled features of the
+            saver's neck; only then they are taken.
     """
+
+    needs_features: bool = False
 
     def __call__(self, detections: Detections) -> float:
         """The confidence of one image.
@@ -29,9 +36,12 @@ class Confidence(ABC):
             float: In [0, 1]; below the threshold the image is handed over.
 
         Raises:
-            ConfigError: A class of the user's own gave something else.
+            ConfigError: A class of the user's own gave something else, or features are needed and there are none.
         """
-        if detections.dropped:
+        if self.needs_features and detections.features is None:
+            raise ConfigError(f"{type(self).__name__} needs the features of the saver's neck, but an image has none: "
+                              'record them with tools/test.py CONFIG --sweep --features')
+        if detections.dropped or self.needs_features and not np.isfinite(detections.features).all():
             return 0.0
         value = float(self.score(detections))
         if not 0 <= value <= 1:  # NaN fails too
@@ -41,7 +51,7 @@ class Confidence(ABC):
 
     @abstractmethod
     def score(self, detections: Detections) -> float:
-        """The confidence of an image whose boxes were all finite, in [0, 1]."""
+        """The confidence of an image whose boxes (and features, where needed) were all finite, in [0, 1]."""
 
     def bind(self, classes: Sequence[str]) -> None:  # noqa: B027  (most have nothing to do)
         """Tell the confidence which classes the labels stand for, in order.

@@ -34,7 +34,8 @@ def evaluate(cfg: Config,
              json_file: Optional[str] = None,
              quiet: bool = False,
              sweep_folder: Optional[str] = None,
-             operating_point: Optional[str] = None) -> Optional[SaverSummary]:
+             operating_point: Optional[str] = None,
+             features: bool = False) -> Optional[SaverSummary]:
     """Run a cascade over its test data set.
 
     Args:
@@ -48,6 +49,7 @@ def evaluate(cfg: Config,
         quiet: No progress and no log lines; the table remains.
         sweep_folder: Record both stages on every image, and write there what a sweep over all thresholds finds.
         operating_point: ``operating_point.json``, in place of the config's threshold.
+        features: Let the detector record the pooled features of the saver's neck; a sweep writes them down.
 
     Returns:
         SaverSummary, or None on ranks other than the first.
@@ -63,6 +65,8 @@ def evaluate(cfg: Config,
             raise ConfigError(f'{path} is a folder: name a file to write')
     if operating_point is not None:
         cfg.model.operating_point = operating_point
+    if features:
+        cfg.model.record_features = True
     if threshold is not None:
         cfg.model.threshold = threshold
         if cfg.model.get('operating_point') is not None:

@@ -23,8 +23,9 @@ STAGES = ('saver', 'base')
 class StageRecordMetric(BaseMetric):
     """Both stages' boxes on every image as COCO results, with GFLOPs.
 
-    Writes ``saver.bbox.json``, ``base.bbox.json`` and ``record.json``, which ``tools/sweep.py``,
-    ``tools/calibrate.py`` and :func:`tinysaver_det.analysis.read_record` read.
+    Writes ``saver.bbox.json``, ``base.bbox.json`` and ``record.json``, and ``saver.features.npz`` where the detector
+    records features, which ``tools/sweep.py``, ``tools/calibrate.py`` and :func:`tinysaver_det.analysis.read_record`
+    read.
 
     Belongs to a :class:`StagesEvaluator` as its ``record``, since it needs both stages' boxes. Works distributed: the
     images' records are collected over ranks and a sampler's padding is dropped.
@@ -50,7 +51,7 @@ class StageRecordMetric(BaseMetric):
                 raise ConfigError("StageRecordMetric needs both stages' boxes of every image: let the detector keep "
                                   "them "
                                   '(keep_stages=True)')
-            found = dict(image_id=int(s['img_id']), dropped=int(s['saver_dropped']))
+            found = dict(image_id=int(s['img_id']), dropped=int(s['saver_dropped']), features=s.get('saver_features'))
             for stage in STAGES:
                 instances = s[f'{stage}_instances']
                 boxes = instances['bboxes'].double().cpu().numpy()
@@ -84,6 +85,8 @@ class StageRecordMetric(BaseMetric):
                 f.write(']')
             recorded.append(replace(read_results(path, truth, self.names[stage], empty=True),
                                     dropped=np.array([r['dropped'] if stage == 'saver' else 0 for r in results])))
+        if results and all(r['features'] is not None for r in results):
+            recorded[0] = replace(recorded[0], features=np.stack([r['features'] for r in results]))
         gflops = [np.array([r[f'{stage}_gflops'] for r in results]) for stage in STAGES]
         weights = {} if self.detector is None else self.detector.weights_checksums()
         Pair(truth, *recorded, *gflops, weights).save(self.folder)

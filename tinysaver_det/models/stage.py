@@ -125,19 +125,20 @@ def _head_classes(model) -> Optional[int]:
 _PIPELINE_KEYS = ('config', 'cfg_options', 'model', 'test_pipeline')
 
 
-def to_detections(instances, image_size, dropped: int = 0) -> Detections:
+def to_detections(instances, image_size, dropped: int = 0, features: Optional[np.ndarray] = None) -> Detections:
     """mmdet's instances of one image as :class:`~tinysaver_det.detections.Detections`.
 
     Args:
         instances (InstanceData): ``bboxes`` (N, 4) in pixels of the original image, ``scores``, ``labels``.
         image_size: (height, width) of the original image.
         dropped: How many boxes were dropped before for a NaN or infinity.
+        features: (F,) pooled features of the image, if the confidence needs them.
     """
     def array(tensor: torch.Tensor) -> np.ndarray:
         return tensor.detach().float().cpu().numpy() if tensor.is_floating_point() else tensor.cpu().numpy()
 
     return Detections(array(instances.bboxes), array(instances.scores), array(instances.labels),
-                      tuple(image_size[:2]), dropped)
+                      tuple(image_size[:2]), dropped, features)
 
 
 def common_classes(stages: Sequence[Stage]) -> Optional[tuple]:

@@ -21,6 +21,7 @@ from ..registry import TASK_UTILS
 from ..routing import OperatingPoint, Threshold
 from .checkpoint import weights_checksum
 from .nan_watch import NanWatch
+from .neck_features import NeckFeatures, neck_of
 from .stage import Stage, common_classes, to_detections
 
 STAGES = ('saver', 'base')
@@ -56,6 +57,8 @@ class TinySaverDetector(BaseDetector):
         keep_stages: Also run the base on every kept image and store both stages' boxes as ``saver_instances``
             and ``base_instances``, with ``base_gflops``; routing, ``pred_instances`` and ``gflops`` don't change. For
             comparisons.
+        record_features: Also store the pooled features of the saver's neck as ``saver_features``, (F,) float32 (see
+            :class:`~tinysaver_det.models.neck_features.NeckFeatures`). A confidence that needs them gets them anyway.
         data_preprocessor: Must be None: each stage brings its own.
         backbone: Must be empty; ``mmdet.apis.init_detector`` looks for ``model.backbone`` in a config, so the
             configs have an empty one.
@@ -76,6 +79,7 @@ class TinySaverDetector(BaseDetector):
                  target_classes: Optional[Sequence[str]] = None,
                  base_batch_size: Optional[int] = None,
                  keep_stages: bool = False,
+                 record_features: bool = False,
                  data_preprocessor=None,
                  backbone=None,
                  init_cfg=None):
@@ -106,6 +110,9 @@ class TinySaverDetector(BaseDetector):
         self.routing = routing
         self.base_batch_size = base_batch_size
         self.keep_stages = bool(keep_stages)
+        self.record_features = bool(record_features)
+        if self._features_wanted:
+            neck_of(self.saver)  # refuse now what has none
         self.costs = {name: StageCost() for name in STAGES}
         self.fixed_target_classes = target_classes is not None
         self._warned = self._bound = self._compared = False
@@ -140,6 +147,10 @@ class TinySaverDetector(BaseDetector):
         self._set_target_classes(classes)
         self.confidence.bind(classes)
         self._bound = True
+
+    @property
+    def _features_wanted(self):
+        return self.record_features or self.confidence.needs_features
 
     def _set_target_classes(self, classes):
         for name in STAGES:
@@ -179,15 +190,19 @@ class TinySaverDetector(BaseDetector):
             return samples
         self._check(samples)
         images = [self._image_of(s) for s in samples]  # a stage may use its data sample up
-        self._run_stage('saver', lambda m: m(batch_inputs, samples, mode='predict'), batch_inputs)
+        with NeckFeatures(self.saver if self._features_wanted else None, samples, batch_inputs.shape) as neck:
+            self._run_stage('saver', lambda m: m(batch_inputs, samples, mode='predict'), batch_inputs)
+        features = neck.images()
         confidences = np.zeros(len(samples))
         for i, sample in enumerate(samples):
             instances, dropped = self.stages['saver'].to_target(sample.pred_instances)
             dropped += sample.pop('nan_output')
             sample.pred_instances = instances
             sample.dropped_boxes = dropped
-            confidences[i] = self.confidence(to_detections(instances, sample.ori_shape, dropped))
+            confidences[i] = self.confidence(to_detections(instances, sample.ori_shape, dropped, features[i]))
             sample.stage, sample.confidence = 'saver', float(confidences[i])
+            if features[i] is not None and (self.record_features or self.keep_stages):
+                sample.saver_features = features[i]
         options = self.routing(confidences)
         handed = np.flatnonzero(options)
         if self.keep_stages:
