@@ -202,8 +202,8 @@ def test_cheapest_allowed_point():
 def test_a_curve_whose_last_point_is_not_the_base_is_compared_with_the_base():
     below, above = (replace(made([0.2, 0.35, 0.4]), base=b) for b in (0.5, 0.3))
     assert below.drop.tolist() == pytest.approx([0.3, 0.15, 0.1]) and below.base == 0.5
-    assert below.saved_at_drop((0.02, 0.15)) == pytest.approx({'0.02': 0, '0.15': 0.4})
-    assert (below.cheapest(0.02), below.cheapest(0.15)) == (2, 1)  # none is allowed: the best of all
+    assert below.saved_at_drop((0.02, 0.151)) == pytest.approx({'0.02': 0, '0.151': 0.4})
+    assert (below.cheapest(0.02), below.cheapest(0.151)) == (2, 1)  # none is allowed: the best of all
     assert above.saved_at_drop((0.0,)) == pytest.approx({'0.0': 0.4}) and above.cheapest(0.0) == 1
     assert above.retention()['0.5'] == pytest.approx(1.5)
 

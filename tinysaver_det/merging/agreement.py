@@ -65,7 +65,8 @@ class Agreement:
             weight = self.shift * saver.scores[mate[has]].astype(np.float64)
             part = (weight / np.maximum(weight + base.scores[has], LEAST))[:, None]
             bboxes[has] += part * (saver.bboxes[mate[has]] - bboxes[has])
-        scores = np.concatenate([sigmoid(own @ np.array(self.base)), sigmoid(added @ np.array(self.saver))])
+        scores = np.concatenate([sigmoid((x * np.array(c)).sum(axis=1)) for x, c in (
+            (own, self.base), (added, self.saver))])  # not @, whose last bits hang on how many rows there are
         return (np.concatenate([bboxes, saver.bboxes[alone]]), scores,
                 np.concatenate([base.labels, saver.labels[alone]]))
 
