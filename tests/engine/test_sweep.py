@@ -160,11 +160,12 @@ def test_a_test_with_merge_and_alignment_has_the_figures_of_a_sweep(recorded, tm
     assert summary['merge'] == merge.to_dict()
     assert live.metrics['coco/bbox_mAP'] == pytest.approx(summary['operating_point']['value'], abs=6e-4)  # rounded
     assert summary['operating_point']['value'] == pytest.approx(found.point.expected['value'])
-    cfg.model.merge = 'replace'
+    cfg.model['merge'] = 'replace'  # a ConfigDict has a method of that name
     with pytest.raises(OperatingPointError, match="merge fuse, whose type is 'fuse', but here it is 'replace'"):
         build_detector(cfg)
-    cfg.model.merge, cfg.model.alignment = None, dict(ScoreAlignment(names, ['kite'], dict(
-        saver=dict(pooled=[[0, 1], [0, 1]]), base=dict(pooled=[[0, 1], [0, 1]]))).to_dict())
+    cfg.model['merge'] = None
+    cfg.model.alignment = ScoreAlignment(names, ['kite'], dict(saver=dict(pooled=[[0, 1], [0, 1]]),
+                                                               base=dict(pooled=[[0, 1], [0, 1]]))).to_dict()
     with pytest.raises(OperatingPointError, match='score alignment'):
         build_detector(cfg)
 

@@ -60,7 +60,8 @@ class TinySaverDetector(BaseDetector):
             comparisons.
         merge: What becomes of an image that is handed over: 'replace' (the base's answer, the default), 'fuse' or a
             dict, or a file of ``tools/align_scores.py --fuse``; see :mod:`tinysaver_det.merging`. Fused instances have
-            boxes, scores and labels alone.
+            boxes, scores and labels alone. (In a loaded config it is ``cfg.model['merge']``: mmengine's ConfigDict has
+            a method of that name.)
         alignment: A file of ``tools/align_scores.py`` or its content, by which the scores of both models' answers are
             aligned; the confidence sees raw ones.
         data_preprocessor: Must be None: each stage brings its own.
