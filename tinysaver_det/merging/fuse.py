@@ -38,7 +38,7 @@ class Fuse:
         ConfigError: A setting that cannot be used.
 
     Source: Solovyev et al., Weighted Boxes Fusion (arXiv 1910.13302), and their package ensemble-boxes, whose nms()
-    gives the same boxes. It isn't used: it needs numba and pandas where this needs numpy.
+    gives the same boxes but of equal scores. It isn't used: it needs numba and pandas where this needs numpy.
     """
 
     def __init__(self, method: str = 'nms', iou: float = 0.65, saver_weight: float = 0.3,

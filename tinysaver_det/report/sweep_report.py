@@ -137,7 +137,7 @@ class SweepReport:
     def _random_retention(self):
         from ..analysis.curve import HANDOVERS
 
-        gain = self.random.value[-1] - self.random.value[0]
+        gain = self.curves[0].base - self.random.value[0]
         if not gain:
             return None
         return {str(h): float((np.interp(h, self.random.handover, self.random.value) - self.random.value[0]) / gain)
