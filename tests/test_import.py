@@ -3,7 +3,8 @@
 import pytest
 
 LIGHT = ['tinysaver_det', 'tinysaver_det.errors', 'tinysaver_det.detections', 'tinysaver_det.confidence',
-         'tinysaver_det.routing', 'tinysaver_det.analysis', 'tinysaver_det.analysis._kernels', 'tinysaver_det.report',
+         'tinysaver_det.routing', 'tinysaver_det.merging',
+         'tinysaver_det.analysis', 'tinysaver_det.analysis._kernels', 'tinysaver_det.report',
          'tinysaver_det.report.html', 'tinysaver_det.command', 'tinysaver_det.files', 'tinysaver_det.compat']
 
 

@@ -1,5 +1,6 @@
 """Names in configs, and messages about those that are not known."""
 
+import ast
 import difflib
 from collections.abc import Iterable, Sequence
 
@@ -17,6 +18,29 @@ def close_to(name: str, known: Sequence[str]) -> str:
     by_lower = {str(k).lower(): str(k) for k in known}
     close = difflib.get_close_matches(str(name).lower(), list(by_lower), n=3, cutoff=0.6)
     return f' (did you mean {" or ".join(repr(by_lower[c]) for c in close)}?)' if close else ''
+
+
+def parse_call(text: str, what: str, examples: str) -> dict:
+    """A configuration from a command line: ``NAME`` or ``NAME(setting=value)``.
+
+    Args:
+        text: It.
+        what, examples: For the message.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    try:
+        call = ast.parse(text, mode='eval').body
+        if isinstance(call, ast.Call) and not call.args:
+            settings = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+            if len(settings) < len(call.keywords):
+                raise ValueError('a setting is given twice')
+            return dict(type=call.func.id, **settings)
+        return dict(type=call.id)
+    except (SyntaxError, ValueError, AttributeError, TypeError) as e:
+        raise ConfigError(f'{what} must be a name with or without settings, such as {examples}, but got '
+                          f'{text!r}') from e
 
 
 def refuse_unknown(given: Iterable[str], known: Sequence[str], what: str) -> None:

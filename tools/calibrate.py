@@ -4,13 +4,19 @@
 import argparse
 import os
 
-from tinysaver_det.analysis.arguments import add_pair_arguments, read_pair_arguments
+from tinysaver_det.analysis.arguments import (
+    add_merge_arguments,
+    add_pair_arguments,
+    merge_as_asked,
+    read_pair_arguments,
+)
 from tinysaver_det.command import one_sentence, progress_bar
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     add_pair_arguments(parser)
+    add_merge_arguments(parser)
     targets = parser.add_argument_group('target').add_mutually_exclusive_group(required=True)
     targets.add_argument('--max-map-drop', type=float, metavar='D', dest='max_drop',
                          help='the metric (mAP, or --metric) at most so much below the base alone: 0.005 is half a '
@@ -54,6 +60,7 @@ def main(argv=None):
         target = kind, getattr(args, kind)
         with progress_bar('calibrating', args.quiet) as progress:
             pair, reference = read_pair_arguments(args)
+            pair = merge_as_asked(pair, args)
             leak = args.allow_leak
             if args.test_ann is not None:
                 leak = refuse_leak(pair.truth, args.test_ann, args.allow_leak)

@@ -4,13 +4,19 @@
 import argparse
 import os
 
-from tinysaver_det.analysis.arguments import add_pair_arguments, read_pair_arguments
+from tinysaver_det.analysis.arguments import (
+    add_merge_arguments,
+    add_pair_arguments,
+    merge_as_asked,
+    read_pair_arguments,
+)
 from tinysaver_det.command import one_sentence, progress_bar
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     add_pair_arguments(parser, several=True)
+    add_merge_arguments(parser)
     parser.add_argument('--static', nargs='+', action='extend', default=[], metavar='[NAME=]FILE:GFLOPS',
                         help='results of other models, to compare with')
     parser.add_argument('--group', nargs='+', action='extend', default=[], metavar='NAME=CLASS,CLASS',
@@ -37,6 +43,7 @@ def main(argv=None):
         groups = parse_groups(args.group)
         with progress_bar('reading and evaluating', args.quiet) as progress:
             pair, reference = read_pair_arguments(args)
+            pair = merge_as_asked(pair, args, point)
             statics = [read_static(s, pair.truth, args.subset) for s in args.static]
             scored = named_confidences(args.confidence, pair.truth, pair.saver, reference)
             report = sweep(pair, scored, metric, args.points, statics, groups, point, progress=progress)

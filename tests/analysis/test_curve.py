@@ -30,7 +30,7 @@ def made(value, handover=None, saver=1.0, base=10.0, **more):
     value = np.asarray(value, float)
     handover = np.linspace(0, 1, len(value)) if handover is None else np.asarray(handover, float)
     return OperatingCurve('made', Metric('mAP'), handover, handover, saver + handover * base, value, saver, base,
-                          **more)
+                          value[-1], **more)
 
 
 def area(value, at):
@@ -197,6 +197,15 @@ def test_cheapest_allowed_point():
     curve = made([0.2, 0.38, 0.396, 0.41, 0.4], handover=[0, 0.2, 0.5, 0.9, 1])
     assert [curve.cheapest(d) for d in (0, 0.003, 0.005, 0.0201, 1)] == [3, 3, 2, 1, 0]
     assert made([0.2, 0.3, 0.4]).cheapest(0.0) == 2
+
+
+def test_a_curve_whose_last_point_is_not_the_base_is_compared_with_the_base():
+    below, above = (replace(made([0.2, 0.35, 0.4]), base=b) for b in (0.5, 0.3))
+    assert below.drop.tolist() == pytest.approx([0.3, 0.15, 0.1]) and below.base == 0.5
+    assert below.saved_at_drop((0.02, 0.151)) == pytest.approx({'0.02': 0, '0.151': 0.4})
+    assert (below.cheapest(0.02), below.cheapest(0.151)) == (2, 1)  # none is allowed: the best of all
+    assert above.saved_at_drop((0.0,)) == pytest.approx({'0.0': 0.4}) and above.cheapest(0.0) == 1
+    assert above.retention()['0.5'] == pytest.approx(1.5)
 
 
 def test_area_above_the_line_between_saver_and_base():

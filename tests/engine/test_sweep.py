@@ -15,6 +15,7 @@ from tinysaver_det.confidence import Confidence, build_confidence
 from tinysaver_det.engine.evaluate import evaluate
 from tinysaver_det.errors import ConfigError, DataError, OperatingPointError
 from tinysaver_det.evaluation import StageRecordMetric
+from tinysaver_det.merging import Fuse, ScoreAlignment
 from tinysaver_det.models.packed import build_detector, pack_checkpoint
 from tinysaver_det.registry import TASK_UTILS
 from tinysaver_det.routing import OperatingPoint
@@ -158,6 +159,50 @@ def test_an_operating_point_is_refused_for_something_else(recorded, photos, tmp_
     point_of(folder, path, calibration=dict(json.loads(path.read_text())['calibration'], leak=False))
     with pytest.raises(OperatingPointError, match='calibrated on 6 of these 6 images'):
         run()
+
+
+@pytest.mark.parametrize('aligned', [False, True])
+def test_a_test_with_merge_and_alignment_has_the_figures_of_a_sweep(recorded, tmp_path, photos, aligned):
+    config, folder, *_ = recorded
+    pair = read_record(folder)
+    names = {s: getattr(pair, s).name for s in ('saver', 'base')}
+    alignment = ScoreAlignment(names, pair.truth.classes, dict(
+        saver=dict(pooled=[[0, 0.3, 1], [0, 0.1, 0.4]], classes={}),
+        base=dict(pooled=[[0, 1], [0.1, 0.9]], classes=dict(dog=[[0, 0.5, 1], [0, 0.2, 1]])))) if aligned else None
+    merge = Fuse('agreement', agreement=dict(base=[-0.5, 0.9, 0.1, 0.1, 0.5], saver=[-1, 0.7, 1.0], shift=0.3,
+                                             aligned=aligned))
+    changed, confidence = pair.answering(alignment, merge), build_confidence(dict(type='BoxEntropy'))
+    scores = confidences(pair.saver, pair.truth, confidence)
+    found = calibrate(changed, confidence, scores, ('handover', 0.9), count=20, for_images=float('inf'), leak=True)
+    found.require().save(tmp_path / 'point.json')
+    cfg = fresh(config)
+    del cfg.model['confidence'], cfg.model['threshold']
+    cfg.model.operating_point = str(tmp_path / 'point.json')
+    detector = build_detector(cfg)
+    assert detector.merge.to_dict() == merge.to_dict()
+    handed = scores < detector.threshold
+    assert 0 < handed.sum() < len(handed)
+    for i, sample in enumerate(predict(detector, photos.paths)):  # in other batches, so the last bits may differ
+        answer = changed.answers[int(handed[i])]
+        rows, p = answer.image == i, sample.pred_instances
+        boxes = p.bboxes.double().numpy()
+        boxes[:, 2:] -= boxes[:, :2]
+        np.testing.assert_allclose(np.sort(answer.scores[rows]), np.sort(p.scores.double().numpy()), atol=1e-6)
+        np.testing.assert_allclose(np.sort(answer.bboxes[rows], axis=0), np.sort(boxes, axis=0), atol=1e-3)
+    cfg.work_dir = str(tmp_path / 'again')
+    live = evaluate(cfg, quiet=True, sweep_folder=str(tmp_path / 'sweep'))
+    summary = json.loads((tmp_path / 'sweep' / 'summary.json').read_text())
+    assert summary['merge'] == merge.to_dict()
+    assert live.metrics['coco/bbox_mAP'] == pytest.approx(summary['operating_point']['value'], abs=6e-4)  # rounded
+    assert summary['operating_point']['value'] == pytest.approx(found.point.expected['value'])
+    cfg.model['merge'] = 'replace'  # a ConfigDict has a method of that name
+    with pytest.raises(OperatingPointError, match="merge fuse, whose type is 'fuse', but here it is 'replace'"):
+        build_detector(cfg)
+    cfg.model['merge'] = None
+    cfg.model.alignment = ScoreAlignment(names, ['kite'], dict(saver=dict(pooled=[[0, 1], [0, 1]]),
+                                                               base=dict(pooled=[[0, 1], [0, 1]]))).to_dict()
+    with pytest.raises(OperatingPointError, match='score alignment'):
+        build_detector(cfg)
 
 
 def test_neither_point_nor_threshold_is_refused(config):

@@ -74,6 +74,60 @@ def test_gflops_of_each_image(photos):
         assert handed.saver_gflops == kept.gflops
 
 
+HALF = dict(pooled=[[0, 1], [0, 0.5]], classes={})
+ALIGNMENT = dict(format=1, names=dict(saver='a', base='b'), classes=list(CLASSES), maps=dict(
+    saver=HALF, base=dict(pooled=[[0, 1], [0, 0.8]], classes={})))
+
+
+def test_the_savers_boxes_join_the_bases_where_asked(photos):
+    detector = scripted(stage({0: [SURE], 1: [UNSURE]}), stage({1: [BASE]}), merge='fuse')
+    kept, handed = predict(detector, photos.paths[:2])
+    assert rows(kept) == [pytest.approx(SURE)] and handed.stage == 'base'
+    assert rows(handed) == [pytest.approx(BASE), pytest.approx([*UNSURE[:4], 0.06, 1])]
+    assert handed.pred_instances.bboxes.dtype == handed.pred_instances.scores.dtype == torch.float32
+
+
+def test_answers_without_boxes_are_fused(photos):
+    detector = scripted(stage({}), stage({1: [BASE]}), merge=dict(type='fuse', method='wbf'))
+    assert [len(s.pred_instances) for s in predict(detector, photos.paths[:2])] == [0, 1]
+
+
+@pytest.mark.parametrize('merge', ['replace', 'fuse'])
+def test_scores_are_aligned_and_the_confidence_sees_raw_ones(photos, merge):
+    detector = scripted(stage({0: [SURE], 1: [UNSURE]}), stage({1: [BASE]}), merge=merge, alignment=ALIGNMENT)
+    kept, handed = predict(detector, photos.paths[:2])
+    assert [kept.confidence, handed.confidence] == pytest.approx([0.9, 0.2])
+    assert rows(kept) == [pytest.approx([*SURE[:4], 0.45, 0])]
+    assert rows(handed)[0] == pytest.approx([*BASE[:4], 0.6, 2])
+    assert len(rows(handed)) == 1 + (merge == 'fuse')
+
+
+def test_stages_that_are_kept_stay_raw(photos):
+    detector = scripted(stage({0: [SURE], 1: [UNSURE]}), stage({0: [BASE], 1: [BASE]}), merge='fuse',
+                        alignment=ALIGNMENT, keep_stages=True)
+    for sample, own in zip(predict(detector, photos.paths[:2]), (SURE, UNSURE)):
+        assert float(sample.saver_instances.scores) == pytest.approx(own[4])
+        assert float(sample.base_instances.scores) == pytest.approx(BASE[4])
+
+
+def test_masks_are_not_fused(photos):
+    detector = scripted(stage({}), stage({0: [BASE]}, masks=True), merge='fuse')
+    with pytest.raises(ConfigError, match="the base gives masks, which merge fuse.* use merge='replace'"):
+        predict(detector, photos.paths[:1])
+
+
+def test_masks_stay_with_aligned_scores(photos):
+    detector = scripted(stage({}), stage({0: [BASE]}, masks=True), alignment=ALIGNMENT)
+    handed, = predict(detector, photos.paths[:1])
+    assert handed.pred_instances.masks.shape == (1, 64, 96)
+    assert float(handed.pred_instances.scores) == pytest.approx(0.6)
+
+
+def test_a_merge_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="merge must be one of replace, fuse.* but got 'add'"):
+        scripted(stage({}), stage({}), merge='add')
+
+
 def test_masks_are_replaced_with_the_boxes(photos):
     detector = scripted(stage({0: [SURE], 1: [UNSURE]}, masks=True), stage({1: [BASE, BASE]}, masks=True))
     kept, handed = predict(detector, photos.paths[:2])

@@ -5,7 +5,7 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from tinysaver_det.errors import OperatingPointError
-from tinysaver_det.routing import OperatingPoint
+from tinysaver_det.routing import OperatingPoint, answers_of
 
 CLASSES = ('cat', 'dog', 'bus')
 SUMS = {name: f'{k}' * 64 for k, name in enumerate(('saver', 'base', 'other', 'annotations'))}
@@ -45,7 +45,7 @@ def test_round_trip(tmp_path):
     assert OperatingPoint.read(path) == POINT == OperatingPoint.read(str(path))
     assert os.listdir(path.parent) == ['operating_point.json']
     content = json.loads(path.read_text())
-    assert content == CONTENT and content['format'] == 1
+    assert content == CONTENT and content['format'] == 2
     assert list(content) == [f.name for f in fields(OperatingPoint)]
 
 
@@ -93,13 +93,14 @@ def test_file_that_is_no_text_is_refused(write):
 
 
 @pytest.mark.parametrize('content, found', [
-    ([], 'None'), (None, 'None'), (0.5, 'None'), ({}, 'None'), (dict(CONTENT, format=2), '2'),
+    ([], 'None'), (None, 'None'), (0.5, 'None'), ({}, 'None'), (dict(CONTENT, format=3), '3'),
+    (dict(CONTENT, format=True), 'True'),
     (dict(CONTENT, format='1'), "'1'"), (dict(CONTENT, format=None), 'None')])
 def test_other_format_is_refused(write, content, found):
     path = write(content)
     with pytest.raises(OperatingPointError) as error:
         OperatingPoint.read(path)
-    sentence(error, f'{path} must be of format 1, but is of {found}', 'tools/calibrate.py')
+    sentence(error, f'{path} must be of format 2, but is of {found}', 'tools/calibrate.py')
 
 
 @pytest.mark.parametrize('lacking', [[n] for n in CONTENT if n != 'format'] + [['classes', 'threshold']])
@@ -210,3 +211,56 @@ def test_its_own_images_are_refused_unless_that_was_allowed(images, shared):
 def test_a_leak_allows_nothing_but_the_images():
     with pytest.raises(OperatingPointError, match='the base is'):
         replace(POINT, calibration=dict(POINT.calibration, leak=True)).check(names=dict(base='huge'))
+
+
+FUSED = dict(type='fuse', method='nms', iou=0.65, saver_weight=0.3)
+MAPS = dict(pooled=[[0.0, 1.0], [0.0, 0.5]], classes={})
+ALIGNED = dict(format=1, names=dict(saver='nano', base='large'), classes=list(CLASSES),
+               maps=dict(saver=MAPS, base=MAPS))
+
+
+def test_a_file_of_the_first_format_replaces_and_aligns_nothing(write):
+    old = {k: v for k, v in CONTENT.items() if k not in ('merge', 'alignment')}
+    assert OperatingPoint.read(write(dict(old, format=1))) == POINT
+    assert (POINT.merge, POINT.alignment) == (dict(type='replace'), None)
+    merge, alignment = answers_of(POINT, None, None)
+    assert merge.to_dict() == dict(type='replace') and alignment is None
+
+
+def test_merge_and_alignment_go_with_the_file(tmp_path):
+    point = replace(POINT, merge=FUSED, alignment=ALIGNED)
+    point.save(tmp_path / 'p.json')
+    again = OperatingPoint.read(tmp_path / 'p.json')
+    assert again == point
+    for said in ((None, None), (FUSED, ALIGNED), ('fuse', None)):
+        merge, alignment = answers_of(again, *said)
+        assert merge.to_dict() == FUSED and alignment.to_dict() == ALIGNED
+
+
+@pytest.mark.parametrize('point, merge, alignment, words', [
+    (POINT, 'fuse', None, "merge replace, whose type is 'replace', but here it is 'fuse'"),
+    (replace(POINT, merge=FUSED), 'replace', None, "merge fuse, whose type is 'fuse', but here it is 'replace'"),
+    (replace(POINT, merge=FUSED), dict(FUSED, iou=0.5), None, 'merge fuse, whose iou is 0.65, but here it is 0.5'),
+    (POINT, None, ALIGNED, "no score alignment, but here it is the score alignment of 'nano' and 'large'"),
+    (replace(POINT, alignment=ALIGNED), None, dict(ALIGNED, classes=['cat']),
+     "the score alignment of 'nano' and 'large', but here it is another, for 'nano' and 'large'"),
+])
+def test_other_answers_are_refused(point, merge, alignment, words):
+    with pytest.raises(OperatingPointError) as error:
+        answers_of(point, merge, alignment)
+    sentence(error, words, "leave it out to take the operating point's")
+
+
+def test_a_missing_alignment_is_refused_where_it_is_said():
+    with pytest.raises(OperatingPointError, match='but here it is no score alignment'):
+        replace(POINT, alignment=ALIGNED).check_answers(dict(type='replace'), None)
+
+
+@pytest.mark.parametrize('changes, words', [
+    (dict(merge='fuse'), 'damaged in merge:'), (dict(merge=dict(type='f')), 'damaged in merge (merge must be one of'),
+    (dict(alignment=dict(ALIGNED, maps={})), 'damaged in alignment (a score alignment needs maps'),
+    (dict(alignment=3), 'damaged in alignment (a score alignment must be of format 1')])
+def test_damaged_answers_are_refused(write, changes, words):
+    with pytest.raises(OperatingPointError) as error:
+        OperatingPoint.read(write(dict(CONTENT, **changes)))
+    sentence(error, words)

@@ -275,7 +275,7 @@ SWEEP = {
     'class of a group': (lambda m: [*pair(m.here), '--group', 'pets=dgo'], "did you mean 'dog'"),
     'groups of another data set': (lambda m: [*pair(m.here), '--group', 'coco'], "'person' is not a class"),
     'no point': (lambda m: [*pair(m.here), '--operating-point', 'nowhere.json'], 'nowhere.json cannot be read'),
-    'damaged point': (lambda m: [*pair(m.here), '--operating-point', m.here / 'ann.json'], 'must be of format 1'),
+    'damaged point': (lambda m: [*pair(m.here), '--operating-point', m.here / 'ann.json'], 'must be of format 2'),
 }
 HALF = ['--handover', 0.5, '--resamples', 20]
 CALIBRATE = {
@@ -504,3 +504,69 @@ def test_real_models_have_the_published_retention(tool, recorded, tmp_path):
         assert found[name]['retention']['0.2'] == pytest.approx(at_20, abs=0.01)
     assert summary['oracle']['retention']['mean'] == pytest.approx(0.853, abs=0.03)
     assert np.mean(list(summary['random']['retention'].values())) == pytest.approx(0.480, abs=0.03)
+
+
+# ---- alignment and merging -----------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def fitted(made, run_python, tmp_path_factory):
+    """A run of tools/align_scores.py: ``out`` and ``fuse``, its files, and ``done``, what it said."""
+    folder = tmp_path_factory.mktemp('fitted')
+    out, fuse = folder / 'alignment.json', folder / 'fuse.json'
+    done = run_python('tools/align_scores.py', *pair(made.there), '--folds', 3, '--fuse', fuse, '--out', out,
+                      env=made.light)
+    return SimpleNamespace(out=out, fuse=fuse, done=done)
+
+
+def test_alignment_shows_its_effect_and_writes_its_files(fitted):
+    text = fitted.done.stdout
+    assert 'out of fold' in text and text.index('aligned, fused') < text.index('written to')
+    content = json.loads(fitted.out.read_text())
+    assert content['format'] == 1 and content['names'] == dict(saver='small', base='large')
+    assert json.loads(fitted.fuse.read_text())['agreement']['aligned'] is True
+
+
+def test_alignment_per_class_and_without_fusing(tool, made, tmp_path):
+    out = tmp_path / 'a.json'
+    done = tool('align_scores', *pair(made.here), '--per-class', '--folds', 2, '--out', out, '--quiet')
+    assert 'aligned, fused' not in done.stdout
+    assert set(json.loads(out.read_text())['maps']['base']['classes']) <= {'cat', 'dog', 'bus', 'kite', 'absent'}
+
+
+def test_a_sweep_and_a_calibration_take_them(tool, made, fitted, tmp_path):
+    options = ['--merge', fitted.fuse, '--alignment', fitted.out]
+    tool('sweep', *pair(made.here), *options, '--points', 11, '--out', tmp_path / 'a', '--quiet')
+    summary = json.loads((tmp_path / 'a' / 'summary.json').read_text())
+    assert summary['merge'] == json.loads(fitted.fuse.read_text())
+    plain = tmp_path / 'plain'
+    tool('sweep', *pair(made.here), '--points', 11, '--out', plain, '--quiet')
+    plain = json.loads((plain / 'summary.json').read_text())
+    assert plain['merge'] == dict(type='replace') and summary['base'] == plain['base']
+    assert summary['confidences'] != plain['confidences']
+    point = tmp_path / 'point.json'
+    tool('calibrate', *pair(made.there), *options, '--handover', 0.8, '--resamples', 20, '--out', point, '--quiet')
+    assert OperatingPoint.read(point).merge == summary['merge']
+    tool('sweep', *pair(made.here), '--operating-point', point, '--out', tmp_path / 'b', '--quiet')
+    assert json.loads((tmp_path / 'b' / 'summary.json').read_text())['merge'] == summary['merge']
+    said = sentence(tool('sweep', *pair(made.here), '--operating-point', point, '--merge', 'replace', '--out',
+                         tmp_path / 'c', '--quiet', check=False))
+    assert "merge fuse, whose type is 'fuse', but here it is 'replace'" in said
+    assert not (tmp_path / 'c').exists()
+
+
+@pytest.mark.parametrize('options, words', [
+    (['--merge', 'fus'], "merge must be one of replace, fuse"), (['--merge', 'fuse(3)'], 'a merge must be a name'),
+    (['--merge', 'fuse(iou=3)'], 'iou must be a number in [0, 1]'), (['--merge', 'none.json'], 'cannot be read'),
+    (['--alignment', 'none.json'], 'cannot be read'), (['--merge', 'FUSE'], 'fitted on aligned scores'),
+    (['--alignment', 'OUT', '--base', 'other'], "fitted for the base 'large', but here the base is 'other'"),
+])
+def test_answers_that_cannot_be_are_one_sentence(tool, made, fitted, tmp_path, options, words):
+    options = [dict(FUSE=fitted.fuse, OUT=fitted.out, other=f'other={made.here}/large.bbox.json').get(o, o)
+               for o in options]
+    assert words in sentence(tool('sweep', *pair(made.here), *options, '--out', tmp_path / 'a', '--quiet', check=False))
+
+
+@pytest.mark.parametrize('options, words', [(['--folds', 1], 'at least 2 folds'), (['--out', 'a.txt'], 'ends in .json'),
+                                            (['--confidence', 'all'], 'one confidence must be named')])
+def test_alignment_that_cannot_be_fitted_is_one_sentence(tool, made, options, words):
+    assert words in sentence(tool('align_scores', *pair(made.here), *options, '--quiet', check=False))

@@ -10,6 +10,7 @@ import pytest
 
 from tinysaver_det.analysis import Walk, confidences, read_record
 from tinysaver_det.confidence import build_confidence
+from tinysaver_det.merging import build_merge, read_alignment
 
 from ..conftest import real_options
 
@@ -173,4 +174,32 @@ def test_recorded_confidences_route_like_the_live_detector(real, run_python, tmp
     handed = recorded < 0.15
     assert [live[i]['stage'] == 'base' for i in pair.truth.image_ids] == handed.tolist()
     exact = pair.evaluator.mean_ap(Walk.one(handed))[0, 0]  # mmdet's other metrics count more than 100 boxes a class
+    assert summary['metrics']['coco/bbox_mAP'] == pytest.approx(exact, abs=5e-4)  # which is rounded
+
+
+@pytest.mark.parametrize('threshold', [0.15, 1.01])
+def test_a_test_with_alignment_and_merge_gives_what_the_sweep_gives(real, run_python, tmp_path, threshold):
+    run_python('tools/test.py', NANO, '--sweep', '--quiet', '--work-dir', tmp_path, '--cfg-options',
+               *real_options(real, real.few))
+    files = ['--fuse', tmp_path / 'fuse.json', '--out', tmp_path / 'alignment.json']
+    run_python('tools/align_scores.py', '--record', tmp_path / 'sweep', '--folds', 2, *files, '--quiet')
+    alignment, merge = read_alignment(tmp_path / 'alignment.json'), build_merge(tmp_path / 'fuse.json')
+    pair = read_record(tmp_path / 'sweep').answering(alignment, merge)
+    assert merge.agreement.aligned
+    out, summary = tmp_path / 'a.pkl', tmp_path / 's.json'
+    run_python('tools/test.py', NANO, '--threshold', threshold, '--out', out, '--json', summary, '--quiet',
+               '--work-dir', tmp_path, '--cfg-options', *real_options(real, real.few, **{
+                   'model.merge': tmp_path / 'fuse.json', 'model.alignment': tmp_path / 'alignment.json'}))
+    live, summary = load(out), json.loads(summary.read_text())
+    handed = confidences(pair.saver, pair.truth, build_confidence(summary['confidence'])) < threshold
+    assert handed.any() and (handed.all() or threshold < 1)
+    for i, image in enumerate(pair.truth.image_ids.tolist()):
+        answer, p = pair.answers[int(handed[i])], live[image]['pred_instances']
+        rows = answer.image == i
+        boxes = p['bboxes'].double().numpy()
+        boxes[:, 2:] -= boxes[:, :2]
+        mine = np.concatenate([answer.bboxes[rows], answer.scores[rows, None], answer.label[rows, None]], 1)
+        theirs = np.concatenate([boxes, p['scores'].double().numpy()[:, None], p['labels'].numpy()[:, None]], 1)
+        assert sorted(map(tuple, mine.tolist())) == sorted(map(tuple, theirs.tolist()))  # to the last bit
+    exact = pair.evaluator.mean_ap(Walk.one(handed))[0, 0]
     assert summary['metrics']['coco/bbox_mAP'] == pytest.approx(exact, abs=5e-4)  # which is rounded

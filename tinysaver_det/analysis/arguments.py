@@ -3,6 +3,9 @@
 from typing import Optional
 
 from ..errors import ConfigError
+from ..merging import build_merge, read_alignment
+from ..names import parse_call
+from ..routing import answers_of
 from .pair import Pair, read_pair, read_record
 from .records import read_ground_truth
 
@@ -43,6 +46,34 @@ def add_data_arguments(parser) -> None:
     parser.add_argument('--subset', action='store_true',
                         help='the results may cover more images than the annotations; those are left out')
     parser.add_argument('--quiet', action='store_true', help='no progress')
+
+
+def add_merge_arguments(parser) -> None:
+    """Add the options about what becomes of both models' answers."""
+    parser.add_argument('--merge', metavar='NAME',
+                        help='what becomes of an image that is handed over: replace (default), fuse, fuse with '
+                             'settings such as "fuse(method=\'wbf\', saver_weight=0.1)", or a .json file of '
+                             'tools/align_scores.py --fuse')
+    parser.add_argument('--alignment', metavar='FILE.json', help="align both models' scores by this file of "
+                                                                 'tools/align_scores.py')
+
+
+def merge_as_asked(pair: Pair, args, point=None) -> Pair:
+    """The pair with the answers that the options, or else the operating point, ask for.
+
+    Raises:
+        ConfigError: Settings that cannot be used, or an alignment of other models.
+        OperatingPointError: The options ask for others than the point.
+    """
+    alignment, merge = read_alignment(args.alignment), args.merge
+    if merge is not None:
+        merge = build_merge(merge if merge.endswith('.json') else parse_call(merge, 'a merge',
+                                                                             'replace or fuse(iou=0.6)'))
+    if alignment is not None:
+        alignment.check(dict(saver=pair.saver.name, base=pair.base.name))
+    if point is not None:
+        merge, alignment = answers_of(point, merge, alignment)
+    return pair.answering(alignment, merge)
 
 
 def read_pair_arguments(args):

@@ -15,6 +15,7 @@ from .metric import Metric
 from .pair import Pair
 from .records import read_ground_truth
 from .risk_control import LOSS, fixed_sequence, hoeffding_bentkus, image_losses
+from .walk import Walk
 
 TARGETS = dict(max_drop='the metric at most so much below the base alone',
                max_gflops='at most so many GFLOPs per image',
@@ -123,7 +124,11 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
     if images < 2:
         raise ConfigError(f'calibration needs many images, but got {images}')
     metric = metric.settle(evaluator)
-    curve = operating_curve(evaluator, scores, pair.saver_gflops, pair.base_gflops, metric, points, coco=False)
+    if guarantee == 'ltt' and pair.base_option != 1:
+        raise ConfigError('guarantee ltt is about a base whose answer replaces the saver\'s: leave out merge '
+                          f'{pair.merge} and any alignment')
+    curve = operating_curve(evaluator, scores, pair.saver_gflops, pair.base_gflops, metric, points, coco=False,
+                            base_option=pair.base_option)
     if not np.isfinite(curve.value).all():
         raise DataError(f'{metric.name} is not defined on these images: there is nothing to find')
     if guarantee == 'ltt':
@@ -169,7 +174,8 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
             for_images=for_images if math.isfinite(for_images) and guarantee != 'ltt' else None,
             expected={k: v if isinstance(v, str) else np.asarray(v).tolist() for k, v in expected.items()},
             calibration=dict(annotations=pair.truth.checksum, images=images, marks=pair.truth.marks(), leak=bool(leak),
-                             resamples=count if guarantee == 'bootstrap' else None, seed=seed))
+                             resamples=count if guarantee == 'bootstrap' else None, seed=seed),
+            merge=pair.merge.to_dict(), alignment=pair.alignment and pair.alignment.to_dict())
     return Calibration(curve, (kind, value), quantity, bound, chosen, point, guarantee, certainty)
 
 
@@ -179,7 +185,10 @@ def _limited(kind, value, pair, curve, metric, drawn, progress):
     saver, base = pair.saver_gflops, pair.base_gflops
     if kind == 'max_drop':
         samples = metric.values(pair.evaluator, walk, drawn, progress)
-        return curve.drop, samples[:, -1:] - samples, value
+        alone = samples[:, -1:]
+        if pair.base_option != 1:
+            alone = metric.values(pair.evaluator, Walk.one(np.full(images, pair.base_option)), drawn)
+        return curve.drop, alone - samples, value
     if kind == 'handover':
         one = np.stack([0 * saver, 0 * saver + 1])
         return curve.handover, np.stack([walk.totals(one * w) for w in drawn]) / images, value

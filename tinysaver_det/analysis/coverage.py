@@ -70,7 +70,7 @@ def coverage(pair: Pair, confidence: Confidence, scores, target, splits: int = 2
             handed = own < threshold
             # three points: all-saver, this threshold, all-base
             curve = operating_curve(tested.evaluator, np.where(handed, 0.0, 1.0), tested.saver_gflops,
-                                    tested.base_gflops, found.curve.metric, coco=False)
+                                    tested.base_gflops, found.curve.metric, coco=False, base_option=tested.base_option)
             at = curve.point_at(0.5)
             quantity = dict(max_drop=curve.drop[at], max_gflops=curve.gflops[at], min_saved=curve.saved[at],
                             handover=curve.handover[at]).get(kind)

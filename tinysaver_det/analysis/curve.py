@@ -30,6 +30,9 @@ class OperatingCurve:
         gflops (numpy.ndarray): (P,) mean GFLOPs per image.
         value (numpy.ndarray): (P,) the metric.
         saver_gflops, base_gflops (float): Mean GFLOPs per image of each alone.
+        base (float): The metric of the base alone. A merge may make of a handed-over image something else than the
+            base's answer, so that the last point is not it.
+        base_figures (CocoFigures | None): Those of the base alone, at one point.
         figures (CocoFigures | None): COCO's twelve metrics and the classes' AP at the points, where they were asked
             for.
         confidences (numpy.ndarray | None): (I,) of the images.
@@ -44,7 +47,9 @@ class OperatingCurve:
     value: np.ndarray
     saver_gflops: float
     base_gflops: float
+    base: float
     figures: Optional[CocoFigures] = None
+    base_figures: Optional[CocoFigures] = None
     confidences: Optional[np.ndarray] = field(default=None, repr=False)
     walk: Optional[Walk] = field(default=None, repr=False)
 
@@ -55,11 +60,6 @@ class OperatingCurve:
     def saver(self) -> float:
         """The metric of the saver alone."""
         return float(self.value[0])
-
-    @property
-    def base(self) -> float:
-        """The metric of the base alone."""
-        return float(self.value[-1])
 
     @property
     def saved(self) -> np.ndarray:
@@ -93,10 +93,15 @@ class OperatingCurve:
         return {str(d): float(max(0.0, self.saved[self.drop <= d].max(initial=0.0))) for d in drops}
 
     def cheapest(self, drop: float) -> int:
-        """The point that costs least among those whose metric is at most ``drop`` below the base's."""
+        """The point that costs least among those whose metric is at most ``drop`` below the base's.
+
+        Where a merge makes even the last point worse than that, it is the best of all.
+        """
         if not drop >= 0:
             raise ConfigError(f'drop must be at least 0, but got {drop}')
         allowed = np.flatnonzero(self.drop <= drop)
+        if not len(allowed):
+            return int(np.argmax(self.value))
         return int(allowed[np.argmin(self.gflops[allowed])])
 
     def point_at(self, threshold: float) -> int:
@@ -137,11 +142,11 @@ class OperatingCurve:
 def operating_curve(evaluator: RoutedEvaluator, confidences, saver_gflops, base_gflops,
                     metric: Optional[Metric] = None,
                     points: Optional[int] = None, name: str = '', coco: bool = True, include: Sequence[float] = (),
-                    progress=None) -> OperatingCurve:
+                    progress=None, base_option: int = 1) -> OperatingCurve:
     """The exact operating curve of a cascade of the evaluator's first two options.
 
     Args:
-        evaluator: Of (saver, base).
+        evaluator: Of the answers on images that are kept and that are handed over, such as (saver, base).
         confidences: (I,) of the saver's answers; images of equal confidence change together.
         saver_gflops, base_gflops: GFLOPs of each stage alone, one number or (I,).
         metric: mAP by default.
@@ -150,6 +155,7 @@ def operating_curve(evaluator: RoutedEvaluator, confidences, saver_gflops, base_
         coco: Whether to keep COCO's twelve metrics and the classes' AP.
         include: Thresholds whose routing shall be among the points in any case.
         progress: See :meth:`RoutedEvaluator.coco`.
+        base_option: The evaluator's option that is the base alone; see :attr:`Pair.base_option`.
     """
     metric = (metric or Metric('mAP')).settle(evaluator)
     confidences = np.asarray(confidences, np.float64)
@@ -162,10 +168,19 @@ def operating_curve(evaluator: RoutedEvaluator, confidences, saver_gflops, base_
     value = metric.of(figures) if coco else None
     if value is None:
         value = metric.values(evaluator, walk, progress=None if coco else progress)[0]
+    alone, base_figures = Walk.one(np.full(len(evaluator), base_option)), None
+    if base_option == 1:  # the last point
+        base_value = value[-1]
+        if coco:
+            base_figures = CocoFigures(figures.classes, figures.per_class[-1:])
+    else:
+        base_value = metric.values(evaluator, alone)[0, 0]
+        if coco:
+            base_figures = evaluator.coco(alone)
     saver, base = (np.broadcast_to(np.asarray(g, np.float64), len(evaluator)) for g in (saver_gflops, base_gflops))
     gflops = np.concatenate([[0.0], np.cumsum(base[order])])[counts] / len(evaluator) + saver.mean()
     return OperatingCurve(name, metric, thresholds, counts / len(evaluator), gflops, value, float(saver.mean()),
-                          float(base.mean()), figures, confidences, walk)
+                          float(base.mean()), float(base_value), figures, base_figures, confidences, walk)
 
 
 def routing_points(confidences, points: Optional[int] = None, include: Sequence[float] = ()):

@@ -1,6 +1,7 @@
 """Boxes against objects, once per model: what COCO's evaluation needs to know of every box."""
 
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class Matched:
         rank (numpy.ndarray): (N,) int32, place among the boxes of its class on its image, from 0.
         tp, ignored (numpy.ndarray): (4, N) uint16 per area range: bit t is set where the box is a hit, or does not
             count, at an IoU of 0.5 + 0.05 t. A box is never both; one that is neither is a false positive.
+        row (numpy.ndarray | None): (N,) int64, the box's place in the results.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Matched:
     rank: np.ndarray
     tp: np.ndarray
     ignored: np.ndarray
+    row: Optional[np.ndarray] = None
 
     def __len__(self):
         return len(self.scores)
@@ -62,7 +65,8 @@ def match(truth: GroundTruth, results: Results) -> Matched:
          np.ascontiguousarray(truth.bboxes[objects]), truth.areas[objects], truth.crowd[objects],
          truth.zero_id[objects], np.array(list(AREAS.values()), np.float64), IOUS, MAX_DETS, tp, ignored, rank)
     kept = rank >= 0
-    return Matched(results.name, image[kept], label[kept], scores[kept], rank[kept], tp[:, kept], ignored[:, kept])
+    return Matched(results.name, image[kept], label[kept], scores[kept], rank[kept], tp[:, kept], ignored[:, kept],
+                   order[kept])
 
 
 def count_objects(truth: GroundTruth) -> np.ndarray:

@@ -11,9 +11,11 @@ import numpy as np
 
 from ..errors import ConfigError, DataError, TinySaverError
 from ..files import whole_file
+from ..merging import Replace, ScoreAlignment, check_together
 from .evaluator import RoutedEvaluator
 from .features import read_features, save_features
 from .matching import match
+from .merging import answers
 from .records import GroundTruth, Results, positions, read_ground_truth, read_results, some
 
 RECORD = 'record.json'
@@ -28,6 +30,11 @@ class Pair:
         saver, base (Results): Recorded on all of its images.
         saver_gflops, base_gflops (numpy.ndarray): (I,) GFLOPs of each stage alone on each image.
         weights (dict): SHA-256 of the models' weights by 'saver' and 'base', where known.
+        alignment (ScoreAlignment | None): Of the models' scores, in the answers alone: a confidence sees raw ones.
+        merge (Replace | Fuse): What becomes of an image that is handed over.
+
+    Raises:
+        ConfigError: GFLOPs that cannot be, or a merge that was fitted on other scores.
     """
 
     truth: GroundTruth
@@ -36,15 +43,34 @@ class Pair:
     saver_gflops: np.ndarray
     base_gflops: np.ndarray
     weights: dict = field(default_factory=dict)
+    alignment: Optional[ScoreAlignment] = None
+    merge: object = field(default_factory=Replace)
 
     def __post_init__(self):
+        check_together(self.alignment, self.merge)
         for name in ('saver_gflops', 'base_gflops'):
             object.__setattr__(self, name, check_gflops(getattr(self, name), len(self.truth), name))
 
     @cached_property
+    def answers(self) -> tuple:
+        """(Results, Results) of the cascade on images that are kept and that are handed over, on all images each."""
+        return answers(self.truth, self.saver, self.base, self.alignment, self.merge)
+
+    @cached_property
     def evaluator(self) -> RoutedEvaluator:
-        """Of (saver, base), matched once."""
-        return RoutedEvaluator(self.truth, [match(self.truth, r) for r in (self.saver, self.base)])
+        """Of the :attr:`answers`, and of the base alone where it doesn't answer by itself; matched once."""
+        kept, handed = self.answers
+        options = [kept, handed] if handed is self.base else [kept, handed, self.base]
+        return RoutedEvaluator(self.truth, [match(self.truth, r) for r in options])
+
+    @property
+    def base_option(self) -> int:
+        """The evaluator's option that is the base alone, with which a cascade is compared."""
+        return len(self.evaluator.options) - 1
+
+    def answering(self, alignment: Optional[ScoreAlignment] = None, merge=None) -> 'Pair':
+        """The same with another alignment and merge; none and 'replace' by default."""
+        return replace(self, alignment=alignment, merge=merge or Replace())
 
     @property
     def title(self) -> str:
@@ -53,8 +79,12 @@ class Pair:
 
     def take(self, images) -> 'Pair':
         """The same on some of the images; (N,) indices, ascending."""
-        return Pair(self.truth.take(images), self.saver.take(images), self.base.take(images),
-                    self.saver_gflops[images], self.base_gflops[images], self.weights)
+        part = replace(self, truth=self.truth.take(images), saver=self.saver.take(images),
+                       base=self.base.take(images), saver_gflops=self.saver_gflops[images],
+                       base_gflops=self.base_gflops[images])
+        if 'answers' in self.__dict__ and self.answers[1] is not self.base:  # the same image by image, and dear
+            part.__dict__['answers'] = tuple(r.take(images) for r in self.answers)
+        return part
 
     def only(self, classes: Sequence[str]) -> 'Pair':
         """The same for some of the classes.
@@ -63,8 +93,8 @@ class Pair:
             ConfigError: A class that is not there.
         """
         truth = self.truth.only(classes)
-        return Pair(truth, self.saver.only(truth, self.truth), self.base.only(truth, self.truth), self.saver_gflops,
-                    self.base_gflops, self.weights)
+        return replace(self, truth=truth, saver=self.saver.only(truth, self.truth),
+                       base=self.base.only(truth, self.truth))
 
     def notes(self) -> list:
         """Sentences that belong beside the figures."""

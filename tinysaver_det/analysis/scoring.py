@@ -1,6 +1,5 @@
 """Confidences of recorded answers."""
 
-import ast
 from collections.abc import Sequence
 from typing import Optional
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from ..confidence import CONFIDENCES, Confidence, build_confidence
 from ..errors import ConfigError
+from ..names import parse_call
 from .records import GroundTruth, Results
 
 DEFAULT = 'BoxEntropy'  # what the configs take, and so the first of all
@@ -25,17 +25,7 @@ def parse_confidence(text: str) -> dict:
     Raises:
         ConfigError: It is neither.
     """
-    try:
-        call = ast.parse(text, mode='eval').body
-        if isinstance(call, ast.Call) and not call.args:
-            settings = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
-            if len(settings) < len(call.keywords):
-                raise ValueError('a setting is given twice')
-            return dict(type=call.func.id, **settings)
-        return dict(type=call.id)
-    except (SyntaxError, ValueError, AttributeError, TypeError) as e:
-        raise ConfigError('a confidence must be a name with or without settings, such as BoxEntropy or '
-                          f'TopKMean(k=3), but got {text!r}') from e
+    return parse_call(text, 'a confidence', 'BoxEntropy or TopKMean(k=3)')
 
 
 def class_masses(truth: GroundTruth, results: Results, reference: Optional[GroundTruth] = None) -> dict:

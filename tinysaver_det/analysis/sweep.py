@@ -47,8 +47,9 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
         metric = metric or Metric(point.metric['name'],
                                   None if point.metric['scores'] is None else tuple(point.metric['scores']))
     metric = (metric or Metric('mAP')).settle(evaluator)
-    include = ()
+    include, base_option = (), pair.base_option
     if point is not None:
+        point.check_answers(pair.merge.to_dict(), pair.alignment and pair.alignment.to_dict())
         own = _confidence_of(point, pair, trusted)
         scored = {'operating point': own, **{n: c for n, c in scored.items() if c.to_dict() != own.to_dict()}}
         include = (point.threshold,)
@@ -67,11 +68,11 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
     for name, confidence in scored.items():
         curves.append(operating_curve(evaluator, confidences(pair.saver, pair.truth, confidence), pair.saver_gflops,
                                       pair.base_gflops, metric, points, name, coco=not curves,
-                                      include=include))
+                                      include=include, base_option=base_option))
         step()
     order = gains(evaluator, metric)
     oracle = operating_curve(evaluator, -order, pair.saver_gflops, pair.base_gflops, metric, points or 201,
-                             'greedy oracle', coco=False)
+                             'greedy oracle', coco=False, base_option=base_option)
     step()
     random = random_band(evaluator, pair.saver_gflops, pair.base_gflops, metric)
     step()
@@ -87,6 +88,7 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
         title=pair.title, saver=pair.saver.name, base=pair.base.name, classes=pair.truth.classes,
         images=len(pair.truth), curves=curves, oracle=oracle, random=random, statics=others, groups=rows,
         confidences={n: c.to_dict() for n, c in scored.items()}, notes=pair.notes(), point=point,
+        merge=pair.merge.to_dict(), alignment=pair.alignment and pair.alignment.names,
         objects=np.bincount(pair.truth.label[~pair.truth.crowd], minlength=len(pair.truth.classes)))
 
 
@@ -134,7 +136,7 @@ def _group(pair, name, classes, scored, metric, points, statics):
     metric = Metric(metric.name)
     curve: OperatingCurve = operating_curve(part.evaluator, confidences(part.saver, part.truth, confidence),
                                             part.saver_gflops, part.base_gflops, metric, points or 201, first,
-                                            coco=False)
+                                            coco=False, base_option=part.base_option)
     others = []
     for results, gflops in statics:
         value = _alone(part.truth, results.only(part.truth, pair.truth), metric, part.evaluator)

@@ -110,7 +110,8 @@ def evaluate(cfg: Config,
     if sweep_folder is not None:
         detector = unwrap(runner.model)
         name = type(detector.confidence).__name__
-        found = sweep(read_record(sweep_folder), {name: detector.confidence}, point=detector.operating_point,
+        pair = read_record(sweep_folder).answering(detector.alignment, detector.merge)
+        found = sweep(pair, {name: detector.confidence}, point=detector.operating_point,
                       trusted=detector.confidence)
         found.print()
         for path in found.save(sweep_folder):

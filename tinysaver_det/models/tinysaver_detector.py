@@ -17,8 +17,10 @@ from mmengine.logging import print_log
 from ..confidence import build_confidence
 from ..cost import StageCost
 from ..errors import CheckpointError, ConfigError
+from ..merging import build_merge, check_together, read_alignment
 from ..registry import TASK_UTILS
-from ..routing import OperatingPoint, Threshold
+from ..routing import OperatingPoint, Threshold, answers_of
+from .answers import aligned_instances, answer_of_both
 from .checkpoint import weights_checksum
 from .nan_watch import NanWatch
 from .neck_features import NeckFeatures, neck_of
@@ -48,8 +50,8 @@ class TinySaverDetector(BaseDetector):
             :mod:`tinysaver_det.confidence`.
         threshold: Hand over below it: 0 never, above 1 always. Can be changed on the live object.
         operating_point: ``operating_point.json`` of ``tools/calibrate.py``: its threshold takes the place of
-            ``threshold``, and its confidence that of a missing ``confidence``. It is refused for other weights, target
-            classes or another confidence than it was made with.
+            ``threshold``, and its confidence, merge and alignment that of missing ones. It is refused for other
+            weights, target classes, or another confidence, merge or alignment than it was made with.
         target_classes: The classes to detect; boxes of others are dropped in both stages before the confidence
             sees them. By default the data set's own classes when run by a test loop, else those that both
             stages know.
@@ -59,6 +61,12 @@ class TinySaverDetector(BaseDetector):
             comparisons.
         record_features: Also store the pooled features of the saver's neck as ``saver_features``, (F,) float32 (see
             :class:`~tinysaver_det.models.neck_features.NeckFeatures`). A confidence that needs them gets them anyway.
+        merge: What becomes of an image that is handed over: 'replace' (the base's answer, the default), 'fuse' or a
+            dict, or a file of ``tools/align_scores.py --fuse``; see :mod:`tinysaver_det.merging`. Fused instances have
+            boxes, scores and labels alone. (In a loaded config it is ``cfg.model['merge']``: mmengine's ConfigDict has
+            a method of that name.)
+        alignment: A file of ``tools/align_scores.py`` or its content, by which the scores of both models' answers are
+            aligned; the confidence sees raw ones.
         data_preprocessor: Must be None: each stage brings its own.
         backbone: Must be empty; ``mmdet.apis.init_detector`` looks for ``model.backbone`` in a config, so the
             configs have an empty one.
@@ -80,6 +88,8 @@ class TinySaverDetector(BaseDetector):
                  base_batch_size: Optional[int] = None,
                  keep_stages: bool = False,
                  record_features: bool = False,
+                 merge=None,
+                 alignment=None,
                  data_preprocessor=None,
                  backbone=None,
                  init_cfg=None):
@@ -96,10 +106,13 @@ class TinySaverDetector(BaseDetector):
             if confidence is not None:
                 point.check(confidence=_confidence(confidence).to_dict())
             confidence, threshold = point.confidence, point.threshold
+            merge, alignment = answers_of(point, merge, alignment)
         elif confidence is None or threshold is None:
             raise ConfigError('TinySaverDetector needs a confidence and a threshold, or an operating_point that has '
                               'both')
         routing, confidence = Threshold(threshold), _confidence(confidence)
+        merge, alignment = build_merge(merge), read_alignment(alignment)
+        check_together(alignment, merge)
         stages = {'saver': Stage('saver', saver), 'base': Stage('base', base)}
         super().__init__(data_preprocessor=stages['saver'].model.data_preprocessor, init_cfg=init_cfg)
         self.stages = stages
@@ -113,6 +126,7 @@ class TinySaverDetector(BaseDetector):
         self.record_features = bool(record_features)
         if self._features_wanted:
             neck_of(self.saver)  # refuse now what has none
+        self.merge, self.alignment = merge, alignment
         self.costs = {name: StageCost() for name in STAGES}
         self.fixed_target_classes = target_classes is not None
         self._warned = self._bound = self._compared = False
@@ -210,6 +224,8 @@ class TinySaverDetector(BaseDetector):
                 sample.saver_instances, sample.saver_dropped = sample.pred_instances, sample.dropped_boxes
             self._answer_with_base(samples, images, np.flatnonzero(options == 0), replace=False)
         self._answer_with_base(samples, images, handed, replace=True)
+        for i in np.flatnonzero(options == 0):
+            samples[i].pred_instances = aligned_instances('saver', samples[i].pred_instances, self)
         for sample in samples:
             if 'ori_img' in sample:
                 del sample.ori_img
@@ -229,7 +245,7 @@ class TinySaverDetector(BaseDetector):
                 if self.keep_stages:
                     sample.base_instances, sample.base_gflops = instances, answer.gflops
                 if replace:
-                    sample.pred_instances = instances
+                    sample.pred_instances = answer_of_both(sample.pred_instances, instances, sample.ori_shape, self)
                     sample.stage = 'base'
                     sample.gflops += answer.gflops
                     sample.dropped_boxes += dropped + answer.pop('nan_output')

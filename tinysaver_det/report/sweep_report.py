@@ -72,6 +72,8 @@ class SweepReport:
         groups (list[GroupRow]): By class group, if asked for.
         notes (list[str]): Sentences about the data.
         point (OperatingPoint | None): The one that was applied.
+        merge (dict): What becomes of an image that is handed over.
+        alignment (dict | None): Names of the models whose scores are aligned.
     """
 
     title: str
@@ -88,6 +90,8 @@ class SweepReport:
     groups: list = field(default_factory=list)
     notes: list = field(default_factory=list)
     point: Optional[object] = None
+    merge: dict = field(default_factory=lambda: dict(type='replace'))
+    alignment: Optional[dict] = None
 
     @property
     def metric(self) -> str:
@@ -100,7 +104,9 @@ class SweepReport:
         result = dict(
             title=self.title, images=self.images, classes=list(self.classes), metric=self.metric,
             scores=first.metric.scores and list(first.metric.scores),
-            saver=self._stage(self.saver, 0, first.saver_gflops), base=self._stage(self.base, -1, first.base_gflops),
+            saver=self._stage(self.saver, first.figures.mean[0], first.saver, first.saver_gflops),
+            base=self._stage(self.base, first.base_figures.mean[0], first.base, first.base_gflops),
+            merge=self.merge, alignment=self.alignment,
             confidences={c.name: dict(config=self.confidences[c.name], points=len(c), retention=c.retention(),
                                       saved_at_drop=c.saved_at_drop(), area_above_statics=self._area(c))
                          for c in self.curves},
@@ -119,12 +125,11 @@ class SweepReport:
         return dict(threshold=threshold, handover=float(curve.handover[p]), gflops=float(curve.gflops[p]),
                     saved=float(curve.saved[p]), value=float(curve.value[p]), drop=float(curve.drop[p]))
 
-    def _stage(self, name, p, gflops):
-        first = self.curves[0]
+    def _stage(self, name, figures, value, gflops):
         from ..analysis.evaluator import METRICS
 
-        return dict(name=name, gflops=gflops, **dict(zip(METRICS, first.figures.mean[p].tolist())),
-                    **({self.metric: float(first.value[p])} if first.metric.is_f1 else {}))
+        return dict(name=name, gflops=gflops, **dict(zip(METRICS, figures.tolist())),
+                    **({self.metric: value} if self.curves[0].metric.is_f1 else {}))
 
     def _area(self, curve):
         return curve.area_above([(s.name, s.gflops, s.value) for s in self.statics])
@@ -132,7 +137,7 @@ class SweepReport:
     def _random_retention(self):
         from ..analysis.curve import HANDOVERS
 
-        gain = self.random.value[-1] - self.random.value[0]
+        gain = self.curves[0].base - self.random.value[0]
         if not gain:
             return None
         return {str(h): float((np.interp(h, self.random.handover, self.random.value) - self.random.value[0]) / gain)
@@ -315,7 +320,8 @@ class SweepReport:
             random={k: getattr(self.random, k) for k in ('handover', 'gflops', 'value', 'low', 'high')},
             oracle={k: getattr(self.oracle, k) for k in ('handover', 'gflops', 'value')},
             statics=[dict(s.__dict__) for s in self.statics],
-            class_table=dict(names=self.classes, objects=self.objects, saver=class_ap[0], base=class_ap[-1],
+            class_table=dict(names=self.classes, objects=self.objects, saver=class_ap[0],
+                             base=first.base_figures.class_ap[0],
                              points=listed, values=class_ap[listed]),
             operating_point=None if self.point is None else dict(
                 threshold=self.point.threshold, handover=self.at(self.point.threshold)['handover'],

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Optional
 
-from ..errors import OperatingPointError
+from ..errors import ConfigError, OperatingPointError
 from ..files import whole_file
+from ..merging import build_merge, read_alignment
 
-FORMAT = 1
+FORMAT = 2  # 1 had neither merge nor alignment: the base's answer replaced the saver's
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class OperatingPoint:
         expected (dict): Figures on the calibration images and their bounds.
         calibration (dict): ``annotations`` (SHA-256 of the file), ``images`` (how many), ``marks`` (a short hash of
             each), ``leak`` (whether they were allowed to be the test's own), ``resamples`` and ``seed``.
+        merge (dict): The whole configuration of what becomes of an image that is handed over, see
+            :func:`tinysaver_det.merging.build_merge`.
+        alignment (dict | None): The whole score alignment, see :class:`tinysaver_det.merging.ScoreAlignment`.
     """
 
     saver: dict
@@ -47,6 +51,8 @@ class OperatingPoint:
     for_images: Optional[float]
     expected: dict
     calibration: dict
+    merge: dict = field(default_factory=lambda: dict(type='replace'))
+    alignment: Optional[dict] = None
     format: int = field(default=FORMAT)
 
     @classmethod
@@ -65,19 +71,28 @@ class OperatingPoint:
         except ValueError as e:
             raise OperatingPointError(f'operating point {path} is not JSON: {e}') from e
         names = [f.name for f in fields(cls)]
-        if not isinstance(content, dict) or content.get('format') != FORMAT:
+        if not isinstance(content, dict) or isinstance(content.get('format'), bool) \
+                or content.get('format') not in (1, FORMAT):
             raise OperatingPointError(f'operating point {path} must be of format {FORMAT}, but is of '
                                       f'{content.get("format") if isinstance(content, dict) else None!r}: make it '
                                       'anew with tools/calibrate.py')
+        if content['format'] == 1:
+            content = dict(content, merge=dict(type='replace'), alignment=None, format=FORMAT)
         lacking = [n for n in names if n not in content]
         if lacking:
             raise OperatingPointError(f'operating point {path} lacks {", ".join(lacking)}: make it anew with '
                                       'tools/calibrate.py')
         kinds = dict(saver=dict, base=dict, classes=list, confidence=dict, gflops=list, metric=dict, target=dict,
-                     method=str, expected=dict, calibration=dict)
+                     method=str, expected=dict, calibration=dict, merge=dict)
         wrong = [n for n, kind in kinds.items() if not isinstance(content[n], kind)]
         parts = dict(saver=('name',), base=('name',), metric=('name', 'scores'), calibration=('marks', 'leak'))
         wrong += [f'{n}.{k}' for n, keys in parts.items() if n not in wrong for k in keys if k not in content[n]]
+        for name, build in (('merge', build_merge), ('alignment', read_alignment)):
+            try:
+                if name not in wrong:
+                    build(content[name])
+            except ConfigError as e:
+                wrong.append(f'{name} ({e})')
         value = content['threshold']
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
             wrong.append('threshold')
@@ -135,6 +150,46 @@ class OperatingPoint:
             raise OperatingPointError(f'the operating point was calibrated on {shared} of these {len(images)} images, '
                                       'so figures on them say nothing about others: test on others, or calibrate '
                                       'with --allow-leak')
+
+    def check_answers(self, merge: dict, alignment: Optional[dict]) -> None:
+        """Refuse other answers than those that the point was made with.
+
+        Args:
+            merge, alignment: Whole configurations, as the attributes.
+
+        Raises:
+            OperatingPointError: Naming what differs.
+        """
+        out = "calibrate with this, or leave it out to take the operating point's"
+        for key in sorted({*self.merge, *merge}, key=lambda k: k != 'type'):
+            if self.merge.get(key) != merge.get(key):
+                raise OperatingPointError(f'the operating point was made with merge {self.merge["type"]}, whose {key} '
+                                          f'is {self.merge.get(key)!r}, but here it is {merge.get(key)!r}: {out}')
+        if alignment != self.alignment:
+            ours, theirs = ('no score alignment' if a is None else 'the score alignment of '
+                            f'{a["names"]["saver"]!r} and {a["names"]["base"]!r}' for a in (self.alignment, alignment))
+            theirs = f'another, for {theirs.split(" of ", 1)[1]}' if ours.startswith('the') and alignment else theirs
+            raise OperatingPointError(f'the operating point was made with {ours}, but here it is {theirs}: {out}')
+
+
+def answers_of(point: OperatingPoint, merge, alignment) -> tuple:
+    """The merge and the alignment of a point, where no others are asked for.
+
+    Args:
+        point: It.
+        merge, alignment: What is asked for, in any form that :func:`build_merge` and :func:`read_alignment` take; None
+            for what isn't said.
+
+    Returns:
+        tuple: The merge, and the :class:`ScoreAlignment` or None.
+
+    Raises:
+        OperatingPointError: It was made with others than are asked for.
+    """
+    merge = build_merge(point.merge if merge is None else merge)
+    alignment = read_alignment(point.alignment if alignment is None else alignment)
+    point.check_answers(merge.to_dict(), alignment and alignment.to_dict())
+    return merge, alignment
 
 
 def _some(names):

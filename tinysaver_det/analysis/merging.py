@@ -1,0 +1,52 @@
+"""Recorded answers of a cascade: aligned scores, and both models' boxes put together."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..merging import Replace
+from .records import GroundTruth, Results
+
+
+def answers(truth: GroundTruth, saver: Results, base: Results, alignment, merge) -> tuple:
+    """What a cascade answers on images that it keeps, and on those that it hands over, by the live detector's code.
+
+    Args:
+        truth: Names the classes.
+        saver, base: Of the models.
+        alignment (ScoreAlignment | None): Of their scores.
+        merge (Replace | Fuse): Of their boxes.
+
+    Returns:
+        tuple[Results, Results]: On all images each. Without alignment and merge these are the given objects.
+    """
+    saver, base = (aligned(truth, r, alignment, s) for s, r in (('saver', saver), ('base', base)))
+    return saver, base if isinstance(merge, Replace) else merged(truth, saver, base, merge)
+
+
+def aligned(truth: GroundTruth, results: Results, alignment, stage: str) -> Results:
+    """The same boxes with aligned scores; the same object without an alignment."""
+    if alignment is None:
+        return results
+    order = np.argsort(results.image, kind='stable')
+    ends = np.searchsorted(results.image[order], np.arange(results.images + 1))
+    scores = np.empty(len(results))
+    for start, end in zip(ends[:-1], ends[1:]):
+        rows = order[start:end]
+        scores[rows] = alignment(stage, results.scores[rows], results.label[rows], truth.classes)
+    return replace(results, scores=scores)
+
+
+def merged(truth: GroundTruth, saver: Results, base: Results, merge) -> Results:
+    """Both models' boxes of each image as one answer."""
+    found = [merge(s, b) for s, b in zip(saver.detections(truth), base.detections(truth))]
+    return collected(f'{base.name} with {saver.name}', found)
+
+
+def collected(name: str, found) -> Results:
+    """Results from the (I,) detections of all images."""
+    bboxes = np.concatenate([d.bboxes for d in found]).astype(np.float64)
+    bboxes[:, 2:] -= bboxes[:, :2]
+    return Results(name, np.repeat(np.arange(len(found)), [len(d) for d in found]),
+                   np.concatenate([d.labels for d in found]), bboxes,
+                   np.concatenate([d.scores for d in found]).astype(np.float64), len(found))
