@@ -9,6 +9,7 @@
     ├── DetectionsError    boxes, scores or labels that are malformed (also a ValueError)
     ├── DataError          an annotation file that cannot be evaluated (also a ValueError)
     ├── OperatingPointError an operating point that is damaged or was made for something else (also a ValueError)
+    ├── GateError          a learned gate that is damaged or was fitted for something else (also a ValueError)
     ├── ImageError         an image that cannot be read (also an OSError)
     └── UnsupportedOpError an operator that only mmcv's compiled module has (also a NotImplementedError)
 """
@@ -53,6 +54,10 @@ class DataError(TinySaverError, ValueError):
 
 class OperatingPointError(TinySaverError, ValueError):
     """An operating point that is damaged, was made for something else, or cannot be had."""
+
+
+class GateError(TinySaverError, ValueError):
+    """A learned gate that is damaged or was fitted for something else."""
 
 
 class ImageError(TinySaverError, OSError):

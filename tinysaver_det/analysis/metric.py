@@ -48,6 +48,11 @@ class Metric:
         """Whether it is an F1."""
         return self.name.startswith('f1')
 
+    @property
+    def ious(self) -> tuple:
+        """Indices of the IoU thresholds that a mean AP is over."""
+        return _MEAN_AP[self.name]
+
     def settle(self, evaluator: RoutedEvaluator) -> 'Metric':
         """The same with the scores of all options chosen on the data of ``evaluator``."""
         if not self.is_f1 or self.scores is not None:
@@ -71,7 +76,7 @@ class Metric:
             numpy.ndarray: (B, P) float64; NaN where there is nothing to find.
         """
         if not self.is_f1:
-            return evaluator.mean_ap(walk, weights, _MEAN_AP[self.name], progress)
+            return evaluator.mean_ap(walk, weights, self.ious, progress)
         weights = np.ones((1, len(evaluator))) if weights is None else np.atleast_2d(weights)
         counts = self.counts(evaluator)
         if 'macro' not in self.name:

@@ -1,11 +1,12 @@
 """Confidences of recorded answers."""
 
+import os
 from collections.abc import Sequence
 from typing import Optional
 
 import numpy as np
 
-from ..confidence import CONFIDENCES, Confidence, build_confidence
+from ..confidence import CLOSED_FORMS, Confidence, build_confidence
 from ..errors import ConfigError
 from ..names import parse_call
 from .records import GroundTruth, Results
@@ -20,12 +21,14 @@ def confidences(results: Results, truth: GroundTruth, confidence: Confidence) ->
 
 
 def parse_confidence(text: str) -> dict:
-    """A confidence's configuration from a command line: ``BoxEntropy``, ``TopKMean(k=3)``.
+    """A confidence's configuration from a command line: ``BoxEntropy``, ``TopKMean(k=3)``, or a gate's file or folder.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: It is none of these.
     """
-    return parse_call(text, 'a confidence', 'BoxEntropy or TopKMean(k=3)')
+    if os.path.exists(text) or text.endswith('.json') or os.sep in text:
+        return dict(type='LearnedGain', file=text)
+    return parse_call(text, 'a confidence', 'BoxEntropy or TopKMean(k=3), or the folder of a gate of tools/fit_gate.py')
 
 
 def class_masses(truth: GroundTruth, results: Results, reference: Optional[GroundTruth] = None) -> dict:
@@ -75,15 +78,20 @@ def named_confidences(names: Sequence[str], truth: GroundTruth, results: Results
 
     Raises:
         ConfigError: An unknown name or setting.
+        ClassesError: A confidence that was fitted for other classes.
+        GateError: A gate that cannot be read, or was fitted for another saver.
     """
     wanted = []
     for name in names:
-        wanted += [DEFAULT, *(n for n in CONFIDENCES if n != DEFAULT), 'ClassWeightedEntropy(power=0.5)'] \
+        wanted += [DEFAULT, *(n for n in CLOSED_FORMS if n != DEFAULT), 'ClassWeightedEntropy(power=0.5)'] \
             if name == 'all' else [name]
     found = {}
     for name in wanted:
         config = parse_confidence(name)
         if config['type'] == 'ClassWeightedEntropy' and 'masses' not in config:
             config['masses'] = class_masses(truth, results, reference)
-        found[name.replace(' ', '')] = build_confidence(config)
+        built = build_confidence(config)
+        built.bind(truth.classes)
+        built.check_saver(results.name)
+        found[os.path.normpath(name) if 'file' in config else name.replace(' ', '')] = built
     return found

@@ -55,6 +55,9 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
         include = (point.threshold,)
     for classes in (groups or {}).values():
         pair.truth.only(classes)  # refuses what is not there before the work begins
+    if groups and next(iter(scored.values())).made_for is not None:
+        raise ConfigError('a gate knows no other classes than those that it was fitted for, so it has no table of '
+                          'groups: see tools/compare_gates.py --group')
     steps = len(scored) + 2 + len(statics) + (len(groups) + 1 if groups else 0)
     done = 0
 
@@ -87,7 +90,7 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
     return SweepReport(
         title=pair.title, saver=pair.saver.name, base=pair.base.name, classes=pair.truth.classes,
         images=len(pair.truth), curves=curves, oracle=oracle, random=random, statics=others, groups=rows,
-        confidences={n: c.to_dict() for n, c in scored.items()}, notes=pair.notes(), point=point,
+        confidences={n: c.summary() for n, c in scored.items()}, notes=pair.notes(), point=point,
         merge=pair.merge.to_dict(), alignment=pair.alignment and pair.alignment.names,
         objects=np.bincount(pair.truth.label[~pair.truth.crowd], minlength=len(pair.truth.classes)))
 

@@ -8,17 +8,20 @@ from .base import Confidence
 from .box_count import BoxCount
 from .box_entropy import BoxEntropy
 from .class_weighted_entropy import ClassWeightedEntropy
+from .learned import LearnedGain
 from .max_score import MaxScore
 from .mean_score import MeanScore
 from .min_kept_score import MinKeptScore
 from .top_k_mean import TopKMean
 from .unsure_share import UnsureShare
 
+#: The confidences that need no fitting, by name.
+CLOSED_FORMS = {c.__name__: c for c in (MaxScore, MeanScore, TopKMean, MinKeptScore, BoxCount, UnsureShare,
+                                        BoxEntropy, ClassWeightedEntropy)}
 #: The confidences that this package brings, by name.
-CONFIDENCES = {c.__name__: c for c in (MaxScore, MeanScore, TopKMean, MinKeptScore, BoxCount, UnsureShare,
-                                       BoxEntropy, ClassWeightedEntropy)}
+CONFIDENCES = {**CLOSED_FORMS, LearnedGain.__name__: LearnedGain}
 
-__all__ = ['CONFIDENCES', 'Confidence', 'build_confidence', *CONFIDENCES]
+__all__ = ['CLOSED_FORMS', 'CONFIDENCES', 'Confidence', 'build_confidence', *CONFIDENCES]
 
 
 def build_confidence(config) -> Confidence:

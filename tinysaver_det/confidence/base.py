@@ -4,6 +4,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Optional
 
 import numpy as np
 
@@ -22,9 +23,12 @@ class Confidence(ABC):
     Attributes:
         needs_features (bool): Whether :meth:`score` looks at ``detections.features``, the pooled features of the
             saver's neck; only then they are taken.
+        made_for (dict | None): The one saver that it is for: ``name`` and, where known, ``weights`` (SHA-256); None
+            for any.
     """
 
     needs_features: bool = False
+    made_for: Optional[dict] = None
 
     def __call__(self, detections: Detections) -> float:
         """The confidence of one image.
@@ -59,6 +63,21 @@ class Confidence(ABC):
         Most don't care. One whose configuration names classes checks it here, and raises
         :class:`~tinysaver_det.errors.ClassesError`.
         """
+
+    def check_saver(self, name: Optional[str] = None, weights: Optional[str] = None) -> None:  # noqa: B027
+        """Refuse to score the boxes of another saver than the one that this was made for; most are for any.
+
+        Args:
+            name: Of the saver, where known.
+            weights: SHA-256 of its weights, where known.
+
+        Raises:
+            GateError: It is another.
+        """
+
+    def summary(self) -> dict:
+        """What files about results say of this confidence: its configuration, or what stands for a long one."""
+        return self.to_dict()
 
     def to_dict(self) -> dict:
         """The configuration that builds this confidence again (see :func:`build_confidence`)."""

@@ -295,19 +295,32 @@ class TinySaverDetector(BaseDetector):
         if not self._bound:
             self.confidence.bind(self._target_classes)
             self._bound = True
-        if self.operating_point is not None and not self._compared:
-            self.operating_point.check(classes=self._target_classes, weights=self.weights_checksums())
+        if not self._compared:
+            self._compare()
             self._compared = True
-            for name in STAGES:
-                if getattr(self.operating_point, name)['weights'] is None:
-                    print_log(f'the operating point was made from results alone, so whether this {name} is its '
-                              f"{getattr(self.operating_point, name)['name']!r} cannot be checked", 'current',
-                              logging.WARNING)
         if not self._warned:
             self._warned = True
             for name in STAGES:
                 if not self.stages[name].loaded:
                     print_log(f'{name} has no checkpoint: its weights are random', 'current', logging.WARNING)
+
+    def _compare(self):
+        """Refuse an operating point, or a confidence that is for one saver, if they were made for other stages."""
+        point, own = self.operating_point, self.confidence.made_for
+        if point is None and own is None:
+            return
+        weights = self.weights_checksums()
+        made = {}
+        if point is not None:
+            point.check(classes=self._target_classes, weights=weights)
+            made = {name: getattr(point, name) for name in STAGES}
+        if own is not None:
+            self.confidence.check_saver(weights=weights['saver'])
+            made = {'saver': own, **made}
+        for name, of in made.items():
+            if of.get('weights') is None:
+                print_log(f'{"the gate" if point is None else "the operating point"} was made from results alone, so '
+                          f"whether this {name} is its {of['name']!r} cannot be checked", 'current', logging.WARNING)
 
     # ---- what mmdet asks of a detector ---------------------------------------------------------------------
 

@@ -143,3 +143,25 @@ def _figures(found):
 
 def _to(interval):
     return '{:.3f} to {:.3f}'.format(*interval)
+
+
+def print_fit(pair, gate, notes=()) -> None:
+    """Print what became of a fit.
+
+    Args:
+        pair (Pair): What the gate was fitted on.
+        gate (LearnedGain): It.
+        notes: Sentences that belong beside it.
+    """
+    out, found = console(), gate.gate['fitted']
+    lean = gate.gate['lean']
+    taken = ' and '.join(found['learners']) if lean < 1 else 'no learner'
+    for text in (
+            f'{pair.title}: gate for {gate.gate["metric"]["name"]}, fitted on {found["images"]} images and '
+            f'{len(gate.classes)} classes',
+            f'mean retention {found["retention"]:.3f} on held-out images ({found["folds"]}-fold cross-validation, by '
+            f'which it was chosen, so a little too good), {found["closed_form"]:.3f} by the closed form that it can lean to',
+            f'taken: {taken}, leaning {lean:.0%} to the closed form'
+            + (f'; {len(gate.gate["neck"]["mean"])} features of the neck' if gate.needs_features else ''),
+            *(f'note: {n}' for n in notes)):
+        out.print(text, markup=False, highlight=False, soft_wrap=True)

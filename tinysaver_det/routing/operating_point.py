@@ -135,8 +135,8 @@ class OperatingPoint:
                 if self.confidence.get(key) != value:
                     raise OperatingPointError(
                         f'the operating point was made with confidence {self.confidence.get("type")}, whose {key} is '
-                        f'{self.confidence.get(key)!r}, but here it is {value!r}: calibrate with this confidence, or '
-                        "leave it out to take the operating point's")
+                        f'{_short(self.confidence.get(key))}, but here it is {_short(value)}: calibrate with this '
+                        "confidence, or leave it out to take the operating point's")
         for kind, given in (('name', names), ('weights', weights)):
             for stage in ('saver', 'base'):
                 own = getattr(self, stage).get(kind)
@@ -190,6 +190,14 @@ def answers_of(point: OperatingPoint, merge, alignment) -> tuple:
     alignment = read_alignment(point.alignment if alignment is None else alignment)
     point.check_answers(merge.to_dict(), alignment and alignment.to_dict())
     return merge, alignment
+
+
+def _short(value):
+    """Its repr, or how a fitted gate is told from others."""
+    if isinstance(value, dict) and 'checksum' in value:
+        return f'the one with checksum {str(value["checksum"])[:12]}'
+    text = repr(value)
+    return text if len(text) <= 200 else f'{text[:200]}...'
 
 
 def _some(names):

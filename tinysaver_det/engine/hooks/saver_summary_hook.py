@@ -84,7 +84,7 @@ def summarise(detector, metrics: dict[str, float]) -> Optional[SaverSummary]:
     return SaverSummary(
         **{key: metrics[f'saver/{key}'] for key in COST_KEYS},
         threshold=detector.threshold,
-        confidence=detector.confidence.to_dict(),
+        confidence=detector.confidence.summary(),
         metrics=of_cascade,
         baselines=baselines,
         mean_confidence=metrics['saver/mean_confidence'],

@@ -1,0 +1,230 @@
+"""Fit a gate on recorded results."""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+
+from ..confidence import LearnedGain
+from ..confidence.gate_features import DOUBT, NAMES, VERSION, class_rows
+from ..confidence.learned import FORMAT, blended, checksum_of
+from ..errors import ConfigError, DataError
+from .class_gains import class_gains, gain_units
+from .curve import operating_curve
+from .folds import fold_of
+from .learners import LEARNERS, fit_neck, stored
+from .metric import Metric
+from .pair import Pair
+
+FOLDS = 5
+ENOUGH = 200  # images; with fewer, what is learned is mostly luck
+LEANS = (0.0, 0.25, 0.5, 1.0)  # shares of the closed form that cross-validation may choose
+POINTS = 51
+#: Sets of learners whose mean cross-validation may choose.
+CHOICES = (('trees', 'boosting'), ('boosting',), ('trees',), ('trees', 'boosting', 'ridge'), ('ridge',))
+
+
+def fit_gate(pair: Pair, metric: Optional[Metric] = None, seed: int = 0, features: bool = False,
+             progress=None) -> LearnedGain:
+    """Fit a :class:`~tinysaver_det.confidence.LearnedGain` on calibration images.
+
+    Learners from scikit-learn are fitted on the rows of all images (one for each class that the saver has boxes of) to
+    predict the image's exact gain in that class, in objects (see :func:`class_gains`). Which of them are taken, and how
+    far the gate leans to the closed form, is decided by 5-fold cross-validation over images: by the mean retention of
+    their routing, computed exactly.
+
+    Args:
+        pair: Saver and base on the calibration images.
+        metric: What is to be gained; mAP by default.
+        seed: Of everything random.
+        features: Whether the features of the saver's neck may be used, too: cross-validation decides whether they are.
+        progress: Called with the number of finished steps and of all.
+
+    Raises:
+        ConfigError: scikit-learn is not installed, or features that were not recorded.
+        DataError: Too few images, or nothing to learn: the base gains the same on all images.
+    """
+    pair.truth.require_objects()
+    if len(pair.truth) < 2 * FOLDS:
+        raise DataError(f'a gate needs at least {2 * FOLDS} images to be fitted on, and about {ENOUGH} to be worth it, '
+                        f'but there are {len(pair.truth)}: record more')
+    if features and pair.saver.features is None:
+        raise ConfigError("features of the saver's neck are asked for, but none were recorded: record them with "
+                          'tools/test.py CONFIG --sweep --features')
+    steps = len(LEARNERS) * (FOLDS + 1) + 2
+    done = 0
+
+    def step():
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, steps)
+
+    metric = (metric or Metric('mAP')).settle(pair.evaluator)
+    data = _Rows.of(pair, metric, seed)
+    step()
+    fold = fold_of(len(pair.truth), FOLDS, seed)
+    held_out = {name: np.zeros(len(data.image)) for name in LEARNERS}
+    for k in range(FOLDS):
+        fitted = data.using(fold != k)
+        for name, learner in LEARNERS.items():
+            held_out[name][~fitted.rows] = learner(*fitted.to_learn(), seed).predict(fitted.columns[~fitted.rows])
+            step()
+    whole = data.using(np.ones(len(pair.truth), bool))
+    best = _choose(pair, metric, data, held_out, fold, seed, features)
+    models = []
+    for name, learner in LEARNERS.items():
+        if name in best.learners:
+            models.append(dict(stored(learner(*whole.to_learn(), seed)), name=name, weight=1 / len(best.learners)))
+        step()
+    content = dict(
+        format=FORMAT, layout=VERSION, **{s: dict(name=r.name, results=r.checksum, weights=pair.weights.get(s))
+                                          for s, r in (('saver', pair.saver), ('base', pair.base))},
+        classes=list(pair.truth.classes),
+        metric=dict(name=metric.name, scores=metric.scores and list(metric.scores)), units=data.units.tolist(),
+        class_features=whole.of_class.tolist(), models=models, lean=best.lean, mean_gain=best.mean_gain,
+        mean_doubt=data.mean_doubt, empty=best.empty, centre=best.centre, neck=best.neck,
+        fitted=dict(images=len(pair.truth), annotations=pair.truth.checksum, seed=seed, folds=FOLDS,
+                    learners=list(best.learners), retention=best.retention,
+                    closed_form=best.closed_form, columns=[*NAMES, 'log_objects', 'class_rate']))
+    step()
+    return LearnedGain(gate=dict(content, checksum=checksum_of(content)))
+
+
+def few_images(images: int) -> list:
+    """A sentence for who fits a gate on fewer images than it needs; none otherwise."""
+    return [] if images >= ENOUGH else [f'{images} images are few to fit a gate on: about {ENOUGH} are needed for one '
+                                        'that is better than a closed form']
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The rows of all images, with what each gained.
+
+    Attributes:
+        image, label (numpy.ndarray): (R,) of each row.
+        columns (numpy.ndarray): (R, F).
+        gained (numpy.ndarray): (R,) gain in objects.
+        gains (numpy.ndarray): (I,) of whole images, in the metric.
+        units (numpy.ndarray): (C,) see :func:`gain_units`.
+        objects (numpy.ndarray): (C,) objects of each class.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    columns: np.ndarray
+    gained: np.ndarray
+    gains: np.ndarray
+    units: np.ndarray
+    objects: np.ndarray
+
+    @classmethod
+    def of(cls, pair, metric, seed):
+        image, label, columns = [], [], []
+        for i, detections in enumerate(pair.saver.detections(pair.truth)):
+            labels, rows = class_rows(detections)
+            image.append(np.full(len(labels), i))
+            label.append(labels)
+            columns.append(rows)
+        image, label, columns = np.concatenate(image), np.concatenate(label), np.concatenate(columns)
+        if not len(image):
+            raise DataError(f'{pair.saver.name} has no boxes of the {len(pair.truth.classes)} target classes: there is '
+                            'nothing to learn from')
+        gains, units = class_gains(pair.evaluator, metric, seed=seed), gain_units(pair.evaluator, metric)
+        if not np.ptp(gains.sum(axis=1)):
+            raise DataError(f'{pair.base.name} gains the same over {pair.saver.name} on each of the {len(pair.truth)} '
+                            'images: there is nothing to learn; are both results of the same model?')
+        return cls(image, label, columns, gains[image, label] / units[label], gains.sum(axis=1), units,
+                   pair.evaluator.objects[0].sum(axis=1))
+
+    def using(self, images) -> '_Part':
+        """For a fit on some of the images, (I,) bool."""
+        rows = images[self.image]
+        amount = np.bincount(self.label[rows], self.columns[rows, DOUBT], len(self.units))
+        gained = np.bincount(self.label[rows], self.gained[rows], len(self.units))
+        # each class's gain per doubt, drawn to that of all classes as if half the average class's doubt had it
+        prior = amount.sum() / len(self.units) / 2
+        rate = (gained + prior * gained.sum() / max(amount.sum(), 1e-12)) / np.maximum(amount + prior, 1e-12)
+        of_class = np.column_stack([np.log(np.maximum(self.objects, 1)), rate])
+        return _Part(rows, of_class, np.column_stack([self.columns, of_class[self.label]]).astype(np.float32),
+                     self.gained)
+
+    def summed(self, values) -> np.ndarray:
+        """(I,) values of the rows, in objects, as the metric counts them."""
+        return np.bincount(self.image, values * self.units[self.label], len(self.gains))
+
+    @property
+    def doubt(self):
+        """(I,)"""
+        return self.summed(self.columns[:, DOUBT])
+
+    @property
+    def mean_doubt(self):
+        return max(float(self.doubt.mean()), 1e-12)
+
+    @property
+    def empty(self):
+        """(I,) bool: images without boxes."""
+        return np.bincount(self.image, minlength=len(self.gains)) == 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    rows: np.ndarray
+    of_class: np.ndarray
+    columns: np.ndarray
+    gained: np.ndarray
+
+    def to_learn(self):
+        return self.columns[self.rows], self.gained[self.rows]
+
+
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    learners: tuple
+    lean: float
+    neck: Optional[dict]
+    mean_gain: float
+    empty: float
+    centre: float
+    retention: float
+    closed_form: float
+
+
+def _choose(pair, metric, data, held_out, fold, seed, features):
+    """The learners and the lean whose routing of held-out images retains most."""
+    found, closed = [], None
+    for learners in CHOICES:
+        gain = data.summed(sum(held_out[name] for name in learners) / len(learners))
+        for with_neck in (False, True) if features else (False,):
+            neck, total = None, gain
+            if with_neck:
+                neck, residual = fit_neck(pair.saver.features, data.gains - gain, fold)
+                total = gain + residual
+            empty = _empty_gain(data, total)
+            total = np.where(data.empty & (not with_neck), empty, total)
+            mean_gain = max(float(total.mean()), float(np.abs(total).mean()) / 10, 1e-12)
+            doubt = np.where(data.empty, total / mean_gain * data.mean_doubt, data.doubt)
+            for lean in LEANS if closed is None else LEANS[:-1]:
+                order = blended(total / mean_gain, doubt / data.mean_doubt, lean)
+                kept = _retention(pair, metric, order)
+                choice = _Choice(learners, lean, neck, mean_gain, empty, float(np.median(order)), kept, 0.0)
+                if lean == 1:
+                    closed = kept
+                found.append(choice)
+    best = max(found, key=lambda c: c.retention)  # the first of equals
+    return _Choice(**{**best.__dict__, 'closed_form': closed})
+
+
+def _retention(pair, metric, order):
+    curve = operating_curve(pair.evaluator, -order, 1.0, 1.0, metric, POINTS, coco=False)
+    kept = curve.retention()['mean']
+    return float(curve.value.mean()) if kept is None else kept
+
+
+def _empty_gain(data, gain):
+    """What images without boxes gain on average, drawn to the least predicted fifth of the others as if by five."""
+    empty = data.empty
+    others = np.sort(gain[~empty])
+    least = float(others[:max(len(others) // 5, 1)].mean())
+    return float((data.gains[empty].sum() + 5 * least) / (empty.sum() + 5))

@@ -1,0 +1,262 @@
+"""A gate that was fitted to predict what handing an image over gains."""
+
+import hashlib
+import json
+import math
+import os
+from typing import Optional
+
+import numpy as np
+
+from ..detections import Detections
+from ..errors import ClassesError, ConfigError, GateError
+from ..files import whole_file
+from . import gate_features
+from .base import Confidence
+from .trees import Trees
+
+FORMAT = 1
+FILE = 'gate.json'
+FINEST = 20.0  # gains below a twentieth of the mean are told apart linearly, larger ones by their ratio
+_KINDS = dict(saver=dict, base=dict, classes=list, metric=dict, units=list, class_features=list, models=list,
+              lean=float, mean_gain=float, mean_doubt=float, empty=float, centre=float, fitted=dict)
+
+
+class LearnedGain(Confidence):
+    """The less handing the image over is predicted to gain, the higher.
+
+    For each class that the saver has boxes of, trees predict from :func:`~.gate_features.class_rows` how many objects'
+    worth the base's answer gains; the sum over classes, each in the metric's units per object, is the image's
+    predicted gain. The order leans to the classes' weighted doubt, a closed form that needs no labels, as far as
+    cross-validation on the calibration images asked for it. The confidence is 1 / (1 + exp(order)), strictly
+    decreasing. An image without boxes has the mean gain of such images in the calibration.
+
+    Make one with ``tools/fit_gate.py`` or :func:`tinysaver_det.analysis.gate_fitting.fit_gate`.
+
+    Args:
+        file: A file ``gate.json``, or the folder that it lies in.
+        gate: Its content, in place of a file.
+
+    Raises:
+        GateError: It cannot be read, is damaged, of another format or no gate at all (a pickle, say), see
+            :func:`read_gate`.
+        ClassesError: The target classes are others than those of the fit (on :meth:`bind`).
+        ConfigError: Neither or both of the arguments.
+
+    Source: predicting the marginal gain, as in ORIE (Qian et al., arXiv 2410.18919). That it is a sum over classes
+    follows from AP being averaged over classes, each normalised by its own objects (COCO evaluation).
+    """
+
+    def __init__(self, file: Optional[str] = None, gate: Optional[dict] = None):
+        if (file is None) == (gate is None):
+            raise ConfigError(f'LearnedGain needs a file of tools/fit_gate.py or the content of one, but got '
+                              f'{"neither" if file is None else "both"}')
+        self.file = None if file is None else os.fspath(file)
+        self.gate = read_gate(file) if gate is None else _checked(json.loads(json.dumps(gate)), 'the given gate')
+        self.classes = tuple(self.gate['classes'])
+        self._units = np.array(self.gate['units'], np.float64)
+        self._class_features = np.array(self.gate['class_features'], np.float64)
+        self._models = [(m['weight'], _model(m)) for m in self.gate['models']]
+        neck = self.gate.get('neck')
+        self._neck = neck and {k: np.array(v, np.float64) for k, v in neck.items()}
+        self.needs_features = bool(self._neck)
+
+    def score(self, detections: Detections) -> float:
+        return squashed(self.order(detections), self.gate['centre'])
+
+    def gain(self, detections: Detections) -> float:
+        """What handing the image over is predicted to gain, in units of the metric that the gate was fitted for."""
+        return self._gain_and_doubt(detections)[0]
+
+    def order(self, detections: Detections) -> float:
+        """Where the image stands among those to hand over, higher = sooner; any finite number."""
+        gain, doubt = self._gain_and_doubt(detections)
+        return blended(gain / self.gate['mean_gain'], doubt / self.gate['mean_doubt'], self.gate['lean'])
+
+    def _gain_and_doubt(self, detections):
+        labels, rows = gate_features.class_rows(detections)
+        if len(labels) and labels[-1] >= len(self._units):
+            raise ClassesError(f'LearnedGain: label {labels[-1]} is beyond the {len(self._units)} classes that the '
+                               'gate was fitted for')
+        if len(labels):
+            units = self._units[labels]
+            rows = np.column_stack([rows, self._class_features[labels]])
+            gain = float(units @ sum(weight * model.predict(rows) for weight, model in self._models))
+            doubt = float(units @ rows[:, gate_features.DOUBT])
+        else:
+            gain = self.gate['empty']
+            doubt = gain / self.gate['mean_gain'] * self.gate['mean_doubt']  # so that leaning changes nothing
+        if self._neck is not None:
+            features = detections.features
+            if features.shape != self._neck['mean'].shape:
+                raise ConfigError(f"LearnedGain was fitted with {len(self._neck['mean'])} features of the saver's "
+                                  f'neck, but an image has {features.shape[0]}: the saver is another')
+            gain += float((features - self._neck['mean']) @ self._neck['coefficients'])
+        return gain, doubt
+
+    def bind(self, classes):
+        lacking = [c for c in self.classes if c not in classes]
+        new = [c for c in classes if c not in self.classes]
+        if tuple(classes) != self.classes:
+            difference = f'it lacks {_some(new)}' if new else f'it also has {_some(lacking)}' if lacking else \
+                'they stand in another order'
+            raise ClassesError(f'the gate was fitted for {len(self.classes)} target classes, other than these '
+                               f'{len(classes)} ({difference}): fit one for these with tools/fit_gate.py --classes')
+
+    def check_saver(self, name=None, weights=None):
+        for kind, given in (('name', name), ('weights', weights)):
+            own = self.made_for.get(kind)
+            if given is not None and own is not None and given != own:
+                shown = repr(given) if kind == 'name' else 'another model, or has other weights'
+                raise GateError(f'the gate was fitted for the saver {self.made_for["name"]!r}, but here the saver '
+                                f'is {shown}: fit one for it with tools/fit_gate.py')
+
+    @property
+    def made_for(self):
+        return self.gate['saver']
+
+    def to_dict(self):
+        return dict(type=type(self).__name__, gate=self.gate)
+
+    def summary(self):
+        return dict(type=type(self).__name__, file=self.file, saver=self.gate['saver']['name'],
+                    base=self.gate['base']['name'], metric=self.gate['metric']['name'], checksum=self.gate['checksum'])
+
+    def save(self, folder) -> str:
+        """Write ``gate.json`` into a folder; the file is whole or absent.
+
+        Returns:
+            str: Its path.
+        """
+        path = os.path.join(os.fspath(folder), FILE)
+        with whole_file(path) as f:
+            json.dump(self.gate, f, allow_nan=False)
+            f.write('\n')
+        return path
+
+    def __repr__(self):
+        names = [self.gate[k]['name'] for k in ('saver', 'base', 'metric')]
+        return 'LearnedGain({} -> {}, {})'.format(*names)
+
+
+class Linear:
+    """A linear model on rows whose heavy tails are tamed: sign(x) log(1 + |x|), standardised.
+
+    Args:
+        mean, scale, coefficients: (F,). intercept: A number.
+    """
+
+    def __init__(self, mean, scale, coefficients, intercept):
+        self.mean, self.scale, self.coefficients = (np.asarray(a, np.float64) for a in (mean, scale, coefficients))
+        self.intercept = float(intercept)
+
+    def predict(self, rows):
+        """(R,) for (R, F)."""
+        return (tamed(rows) - self.mean) / self.scale @ self.coefficients + self.intercept
+
+    def to_dict(self):
+        """Plain numbers."""
+        return dict(mean=self.mean.tolist(), scale=self.scale.tolist(), coefficients=self.coefficients.tolist(),
+                    intercept=self.intercept)
+
+
+def tamed(rows):
+    """sign(x) log(1 + |x|), elementwise."""
+    rows = np.asarray(rows, np.float64)
+    return np.sign(rows) * np.log1p(np.abs(rows))
+
+
+def blended(gain, doubt, lean):
+    """The order of images from their gain and doubt, each as a multiple of its mean, elementwise.
+
+    Both are compared by ratio where they are large (asinh grows like the logarithm) and by difference around zero,
+    since a predicted gain may be negative.
+    """
+    return (1 - lean) * np.arcsinh(FINEST * gain) + lean * np.arcsinh(FINEST * doubt)
+
+
+def squashed(order, centre):
+    """The confidence: 1 / (1 + exp(order - centre))."""
+    z = order - centre
+    return 1 / (1 + math.exp(z)) if z < 700 else 0.0
+
+
+def read_gate(file) -> dict:
+    """The content of ``gate.json``.
+
+    Args:
+        file: The file, or the folder that it lies in.
+
+    Raises:
+        GateError: It cannot be read, is damaged, of another format or no gate at all. Nothing in it is ever executed.
+    """
+    path = os.path.join(file, FILE) if os.path.isdir(file) else os.fspath(file)
+    try:
+        with open(path, 'rb') as f:
+            data = f.read()
+    except OSError as e:
+        raise GateError(f'gate {path} cannot be read: {e.strerror}; make one with tools/fit_gate.py') from e
+    if data[:1] == b'\x80' or data[:2] == b'PK' or data[:6] == b'\x93NUMPY':
+        raise GateError(f'gate {path} is a pickle or an archive, which is never loaded since it could run code: a gate '
+                        f'is the {FILE} of tools/fit_gate.py')
+    try:
+        content = json.loads(data.decode('utf-8'))
+    except (ValueError, RecursionError) as e:
+        raise GateError(f'gate {path} is not JSON, so it is damaged or cut off: make it anew with tools/fit_gate.py') \
+            from e
+    return _checked(content, f'gate {path}')
+
+
+def checksum_of(content) -> str:
+    """SHA-256 of a gate's content, but for its checksum."""
+    rest = {k: v for k, v in content.items() if k != 'checksum'}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _checked(content, what):
+    anew = 'make it anew with tools/fit_gate.py'
+    if not isinstance(content, dict) or content.get('format') != FORMAT or \
+            content.get('layout') != gate_features.VERSION:
+        found = content.get('format') if isinstance(content, dict) else None
+        raise GateError(f'{what} must be of format {FORMAT}, with rows of layout {gate_features.VERSION}, but its '
+                        f'format is {found!r}: {anew}')
+    wrong = [k for k, kind in _KINDS.items() if not isinstance(content.get(k), (int, float) if kind is float else kind)]
+    if not wrong and content.get('checksum') != checksum_of(content):
+        wrong = ['its checksum']
+    if not wrong:
+        try:
+            _check_values(content)
+        except (ValueError, KeyError, TypeError, OverflowError) as e:
+            raise GateError(f'{what} is damaged ({e}): {anew}') from e
+    if wrong:
+        raise GateError(f'{what} is damaged in {", ".join(wrong)}: {anew}')
+    return content
+
+
+def _check_values(content):
+    count = len(content['classes'])
+    width = len(gate_features.NAMES) + np.shape(content['class_features'])[1]
+    if np.shape(content['units']) != (count,) or np.shape(content['class_features'])[0] != count:
+        raise ValueError('units and class features must be given for each class')
+    numbers = np.concatenate([np.ravel(content[k]).astype(np.float64) for k in (
+        'units', 'class_features', 'lean', 'mean_gain', 'mean_doubt', 'empty', 'centre')])
+    if not np.isfinite(numbers).all() or not 0 <= content['lean'] <= 1 or content['mean_gain'] <= 0 or \
+            content['mean_doubt'] <= 0:
+        raise ValueError('a number is out of its range')
+    for model in content['models']:
+        built = _model(model)
+        if isinstance(built, Trees) and built.feature.max() >= width or isinstance(built, Linear) and \
+                any(a.shape != (width,) for a in (built.mean, built.scale, built.coefficients)):
+            raise ValueError(f'a model looks at other than the {width} columns')
+        float(model['weight'])
+    neck = content.get('neck')
+    if neck is not None and (np.ndim(neck['mean']) != 1 or np.shape(neck['mean']) != np.shape(neck['coefficients'])):
+        raise ValueError('neck must have a mean and a coefficient for each feature')
+
+
+def _model(stored):
+    return Trees.from_dict(stored['trees']) if 'trees' in stored else Linear(**stored['linear'])
+
+
+def _some(names):
+    return ', '.join(repr(n) for n in names[:5]) + (', ...' if len(names) > 5 else '')
