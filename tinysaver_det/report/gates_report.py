@@ -160,7 +160,8 @@ def print_fit(pair, gate, notes=()) -> None:
             f'{pair.title}: gate for {gate.gate["metric"]["name"]}, fitted on {found["images"]} images and '
             f'{len(gate.classes)} classes',
             f'mean retention {found["retention"]:.3f} on held-out images ({found["folds"]}-fold cross-validation, by '
-            f'which it was chosen, so a little too good), {found["closed_form"]:.3f} by the closed form that it can lean to',
+            f'which it was chosen, so a little too good), {found["closed_form"]:.3f} by the closed form that it can '
+            'lean to',
             f'taken: {taken}, leaning {lean:.0%} to the closed form'
             + (f'; {len(gate.gate["neck"]["mean"])} features of the neck' if gate.needs_features else ''),
             *(f'note: {n}' for n in notes)):
