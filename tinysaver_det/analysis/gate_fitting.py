@@ -7,7 +7,7 @@ import numpy as np
 
 from ..confidence import LearnedGain
 from ..confidence.gate_features import DOUBT, NAMES, VERSION, class_rows
-from ..confidence.learned import FORMAT, blended, checksum_of
+from ..confidence.learned import FORMAT, blended, checksum_of, class_doubt
 from ..errors import ConfigError, DataError
 from .class_gains import class_gains, gain_units
 from .curve import operating_curve
@@ -20,6 +20,7 @@ FOLDS = 5
 ENOUGH = 200  # images; with fewer, what is learned is mostly luck
 LEANS = (0.0, 0.25, 0.5, 1.0)  # shares of the closed form that cross-validation may choose
 POINTS = 51
+CLOSED = 'doubt'  # the closed form, among what is held out
 #: Sets of learners whose mean cross-validation may choose.
 CHOICES = (('trees', 'boosting'), ('boosting',), ('trees',), ('trees', 'boosting', 'ridge'), ('ridge',))
 
@@ -64,9 +65,10 @@ def fit_gate(pair: Pair, metric: Optional[Metric] = None, seed: int = 0, feature
     data = _Rows.of(pair, metric, seed)
     step()
     fold = fold_of(len(pair.truth), FOLDS, seed)
-    held_out = {name: np.zeros(len(data.image)) for name in LEARNERS}
+    held_out = {name: np.zeros(len(data.image)) for name in (*LEARNERS, CLOSED)}
     for k in range(FOLDS):
         fitted = data.using(fold != k)
+        held_out[CLOSED][~fitted.rows] = class_doubt(fitted.columns[~fitted.rows])
         for name, learner in LEARNERS.items():
             held_out[name][~fitted.rows] = learner(*fitted.to_learn(), seed).predict(fitted.columns[~fitted.rows])
             step()
@@ -83,7 +85,7 @@ def fit_gate(pair: Pair, metric: Optional[Metric] = None, seed: int = 0, feature
         classes=list(pair.truth.classes),
         metric=dict(name=metric.name, scores=metric.scores and list(metric.scores)), units=data.units.tolist(),
         class_features=whole.of_class.tolist(), models=models, lean=best.lean, mean_gain=best.mean_gain,
-        mean_doubt=data.mean_doubt, empty=best.empty, centre=best.centre, neck=best.neck,
+        mean_doubt=best.mean_doubt, empty=best.empty, centre=best.centre, neck=best.neck,
         fitted=dict(images=len(pair.truth), annotations=pair.truth.checksum, seed=seed, folds=FOLDS,
                     learners=list(best.learners), retention=best.retention,
                     closed_form=best.closed_form, columns=[*NAMES, 'log_objects', 'class_rate']))
@@ -154,15 +156,6 @@ class _Rows:
         return np.bincount(self.image, values * self.units[self.label], len(self.gains))
 
     @property
-    def doubt(self):
-        """(I,)"""
-        return self.summed(self.columns[:, DOUBT])
-
-    @property
-    def mean_doubt(self):
-        return max(float(self.doubt.mean()), 1e-12)
-
-    @property
     def empty(self):
         """(I,) bool: images without boxes."""
         return np.bincount(self.image, minlength=len(self.gains)) == 0
@@ -185,6 +178,7 @@ class _Choice:
     lean: float
     neck: Optional[dict]
     mean_gain: float
+    mean_doubt: float
     empty: float
     centre: float
     retention: float
@@ -194,21 +188,22 @@ class _Choice:
 def _choose(pair, metric, data, held_out, fold, seed, features):
     """The learners and the lean whose routing of held-out images retains most."""
     found, closed = [], None
+    doubt = data.summed(held_out[CLOSED])
+    mean_doubt = max(float(doubt.mean()), 1e-12)
     for learners in CHOICES:
         gain = data.summed(sum(held_out[name] for name in learners) / len(learners))
         for with_neck in (False, True) if features else (False,):
-            neck, total = None, gain
+            empty = _empty_gain(data, gain)
+            neck, total = None, np.where(data.empty, empty, gain)
             if with_neck:
-                neck, residual = fit_neck(pair.saver.features, data.gains - gain, fold)
-                total = gain + residual
-            empty = _empty_gain(data, total)
-            total = np.where(data.empty & (not with_neck), empty, total)
+                neck, residual = fit_neck(pair.saver.features, data.gains - total, fold)
+                total = total + residual
             mean_gain = max(float(total.mean()), float(np.abs(total).mean()) / 10, 1e-12)
-            doubt = np.where(data.empty, total / mean_gain * data.mean_doubt, data.doubt)
+            amount = np.where(data.empty, total / mean_gain, doubt / mean_doubt)
             for lean in LEANS if closed is None else LEANS[:-1]:
-                order = blended(total / mean_gain, doubt / data.mean_doubt, lean)
+                order = blended(total / mean_gain, amount, lean)
                 kept = _retention(pair, metric, order)
-                choice = _Choice(learners, lean, neck, mean_gain, empty, float(np.median(order)), kept, 0.0)
+                choice = _Choice(learners, lean, neck, mean_gain, mean_doubt, empty, float(np.median(order)), kept, 0.0)
                 if lean == 1:
                     closed = kept
                 found.append(choice)

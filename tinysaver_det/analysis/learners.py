@@ -6,7 +6,7 @@ from ..confidence.learned import Linear, tamed
 from ..confidence.trees import Trees
 from .peers.gate import scikit_learn
 
-BAGS = 6
+BAGS = 4
 
 
 def trees(columns, gained, seed):

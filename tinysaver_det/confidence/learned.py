@@ -17,6 +17,7 @@ from .trees import Trees
 
 FORMAT = 1
 FILE = 'gate.json'
+RATE = 1  # among a class's features: gain per doubt; the first is the logarithm of its number of objects
 FINEST = 20.0  # gains below a twentieth of the mean are told apart linearly, larger ones by their ratio
 _KINDS = dict(saver=dict, base=dict, classes=list, metric=dict, units=list, class_features=list, models=list,
               lean=float, mean_gain=float, mean_doubt=float, empty=float, centre=float, fitted=dict)
@@ -25,10 +26,10 @@ _KINDS = dict(saver=dict, base=dict, classes=list, metric=dict, units=list, clas
 class LearnedGain(Confidence):
     """The less handing the image over is predicted to gain, the higher.
 
-    For each class that the saver has boxes of, trees predict from :func:`~.gate_features.class_rows` how many objects'
-    worth the base's answer gains; the sum over classes, each in the metric's units per object, is the image's
-    predicted gain. The order leans to the classes' weighted doubt, a closed form that needs no labels, as far as
-    cross-validation on the calibration images asked for it. The confidence is 1 / (1 + exp(order)), strictly
+    For each class that the saver has boxes of, models predict from :func:`~.gate_features.class_rows` how many objects'
+    worth the base's answer gains; the sum over classes, each in the metric's units per object, is the image's predicted
+    gain. The order leans to a closed form, the doubt in each class's boxes times what such doubt gained on average, as
+    far as cross-validation on the calibration images asked for it. The confidence is 1 / (1 + exp(order)), strictly
     decreasing. An image without boxes has the mean gain of such images in the calibration.
 
     Make one with ``tools/fit_gate.py`` or :func:`tinysaver_det.analysis.gate_fitting.fit_gate`.
@@ -82,7 +83,7 @@ class LearnedGain(Confidence):
             units = self._units[labels]
             rows = np.column_stack([rows, self._class_features[labels]])
             gain = float(units @ sum(weight * model.predict(rows) for weight, model in self._models))
-            doubt = float(units @ rows[:, gate_features.DOUBT])
+            doubt = float(units @ class_doubt(rows))
         else:
             gain = self.gate['empty']
             doubt = gain / self.gate['mean_gain'] * self.gate['mean_doubt']  # so that leaning changes nothing
@@ -137,6 +138,15 @@ class LearnedGain(Confidence):
     def __repr__(self):
         names = [self.gate[k]['name'] for k in ('saver', 'base', 'metric')]
         return 'LearnedGain({} -> {}, {})'.format(*names)
+
+
+def class_doubt(rows):
+    """(R,) the closed form, in objects: the doubt in a class's boxes times what such doubt gained on average.
+
+    Args:
+        rows: (R, F) of :func:`~.gate_features.class_rows`, followed by the class's features.
+    """
+    return rows[:, gate_features.DOUBT] * np.maximum(rows[:, len(gate_features.NAMES) + RATE], 0)
 
 
 class Linear:
