@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tinysaver_det.analysis.scoring import class_masses, confidences, named_confidences, parse_confidence
-from tinysaver_det.confidence import CONFIDENCES, BoxEntropy, MaxScore, TopKMean, build_confidence
+from tinysaver_det.confidence import CLOSED_FORMS, BoxEntropy, MaxScore, TopKMean, build_confidence
 from tinysaver_det.detections import Detections
 from tinysaver_det.errors import ClassesError, ConfigError
 
@@ -33,7 +33,7 @@ def test_detections_are_those_of_the_file_by_ascending_image_id(small):
     assert len(nine) == 0 and nine.image_size == (109, 200)
 
 
-@pytest.mark.parametrize('name', list(CONFIDENCES))
+@pytest.mark.parametrize('name', list(CLOSED_FORMS))
 def test_confidences_are_those_of_each_images_detections(data_set, name):
     data = data_set(0)
     masses = {c: 1 + k for k, c in enumerate(data.truth.classes)}
@@ -111,7 +111,7 @@ def test_reference_that_lacks_classes_is_refused(small, tmp_path):
 
 def test_all_is_every_confidence_and_the_weighted_one_twice(small):
     found = named_confidences(['all'], small.truth, small.results[0])
-    assert set(found) == {*CONFIDENCES, 'ClassWeightedEntropy(power=0.5)'}
+    assert set(found) == {*CLOSED_FORMS, 'ClassWeightedEntropy(power=0.5)'}
     assert next(iter(found)) == 'BoxEntropy'
     for name, confidence in found.items():
         assert type(confidence).__name__ == name.split('(')[0]

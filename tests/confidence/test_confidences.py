@@ -4,12 +4,12 @@ import math
 import numpy as np
 import pytest
 
-from tinysaver_det.confidence import CONFIDENCES, Confidence, build_confidence
+from tinysaver_det.confidence import CLOSED_FORMS, CONFIDENCES, Confidence, build_confidence
 from tinysaver_det.detections import Detections
 from tinysaver_det.errors import ClassesError, ConfigError
 from tinysaver_det.routing import Threshold
 
-ALL = sorted(CONFIDENCES)
+ALL = sorted(CLOSED_FORMS)
 
 
 def detections(scores, labels=None, **kw):

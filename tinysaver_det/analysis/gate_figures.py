@@ -62,7 +62,8 @@ class Judge:
         band = random_band(self.evaluator, self.pair.saver_gflops, self.pair.base_gflops, self.metric)
         # handing over below t hands over a share of t, if the scores are uniform in [0, 1]
         curve = OperatingCurve(RANDOM, self.metric, band.handover, band.handover, band.gflops, band.value,
-                               float(self.pair.saver_gflops.mean()), float(self.pair.base_gflops.mean()))
+                               float(self.pair.saver_gflops.mean()), float(self.pair.base_gflops.mean()),
+                               float(band.value[-1]))
         found = {}
         for seed in range(min(band.seeds, len(self.weights))):
             rows = range(seed, len(self.weights), band.seeds)

@@ -15,6 +15,7 @@ from .folds import fold_of
 from .learners import LEARNERS, fit_neck, stored
 from .metric import Metric
 from .pair import Pair
+from .walk import Walk
 
 FOLDS = 5
 ENOUGH = 200  # images; with fewer, what is learned is mostly luck
@@ -52,6 +53,11 @@ def fit_gate(pair: Pair, metric: Optional[Metric] = None, seed: int = 0, feature
     if features and pair.saver.features is None:
         raise ConfigError("features of the saver's neck are asked for, but none were recorded: record them with "
                           'tools/test.py CONFIG --sweep --features')
+    if features and np.isfinite(pair.saver.features).all(axis=1).sum() < 2 * FOLDS:
+        raise DataError(f"features of the saver's neck must be finite on at least {2 * FOLDS} images to be learned "
+                        'from: record others, or leave them out')
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2 ** 31:
+        raise ConfigError(f'seed must be a whole number of at least 0 and below {2 ** 31}, but got {seed!r}')
     steps = len(LEARNERS) * (FOLDS + 1) + 2
     done = 0
 
@@ -65,6 +71,10 @@ def fit_gate(pair: Pair, metric: Optional[Metric] = None, seed: int = 0, feature
     data = _Rows.of(pair, metric, seed)
     step()
     fold = fold_of(len(pair.truth), FOLDS, seed)
+    seen = np.bincount(fold[~data.empty], minlength=FOLDS)
+    if seen.sum() < 2 * FOLDS or seen.max() == seen.sum():  # a fold would leave no row to learn from
+        raise DataError(f'{pair.saver.name} has boxes on {seen.sum()} of the {len(pair.truth)} images, too few to '
+                        f'learn from: a gate needs them on at least {2 * FOLDS}')
     held_out = {name: np.zeros(len(data.image)) for name in (*LEARNERS, CLOSED)}
     for k in range(FOLDS):
         fitted = data.using(fold != k)
@@ -192,14 +202,15 @@ def _choose(pair, metric, data, held_out, fold, seed, features):
     mean_doubt = max(float(doubt.mean()), 1e-12)
     for learners in CHOICES:
         gain = data.summed(sum(held_out[name] for name in learners) / len(learners))
+        empty = _empty_gain(data, gain)
+        gain = np.where(data.empty, empty, gain)
         for with_neck in (False, True) if features else (False,):
-            empty = _empty_gain(data, gain)
-            neck, total = None, np.where(data.empty, empty, gain)
+            neck, total = None, gain
             if with_neck:
-                neck, residual = fit_neck(pair.saver.features, data.gains - total, fold)
-                total = total + residual
+                neck, residual = fit_neck(pair.saver.features, data.gains - gain, fold)
+                total = gain + residual
             mean_gain = max(float(total.mean()), float(np.abs(total).mean()) / 10, 1e-12)
-            amount = np.where(data.empty, total / mean_gain, doubt / mean_doubt)
+            amount = np.where(data.empty, gain / mean_gain, doubt / mean_doubt)
             for lean in LEANS if closed is None else LEANS[:-1]:
                 order = blended(total / mean_gain, amount, lean)
                 kept = _retention(pair, metric, order)
@@ -207,7 +218,8 @@ def _choose(pair, metric, data, held_out, fold, seed, features):
                 if lean == 1:
                     closed = kept
                 found.append(choice)
-    best = max(found, key=lambda c: c.retention)  # the first of equals
+    better = 1 if _value(pair, metric, 1) >= _value(pair, metric, 0) else -1  # of a loss the least is to be retained
+    best = max(found, key=lambda c: better * c.retention)  # the first of equals
     return _Choice(**{**best.__dict__, 'closed_form': closed})
 
 
@@ -215,6 +227,10 @@ def _retention(pair, metric, order):
     curve = operating_curve(pair.evaluator, -order, 1.0, 1.0, metric, POINTS, coco=False)
     kept = curve.retention()['mean']
     return float(curve.value.mean()) if kept is None else kept
+
+
+def _value(pair, metric, option):
+    return metric.values(pair.evaluator, Walk.one(np.full(len(pair.truth), option)))[0, 0]
 
 
 def _empty_gain(data, gain):

@@ -6,7 +6,7 @@ from typing import Optional
 
 import numpy as np
 
-from ..confidence import CLOSED_FORMS, Confidence, build_confidence
+from ..confidence import CLOSED_FORMS, CONFIDENCES, Confidence, build_confidence
 from ..errors import ConfigError
 from ..names import parse_call
 from .records import GroundTruth, Results
@@ -26,7 +26,8 @@ def parse_confidence(text: str) -> dict:
     Raises:
         ConfigError: It is none of these.
     """
-    if os.path.exists(text) or text.endswith('.json') or os.sep in text:
+    path = str(text)
+    if path.split('(')[0] not in CONFIDENCES and (os.path.exists(path) or path.endswith('.json') or os.sep in path):
         return dict(type='LearnedGain', file=text)
     return parse_call(text, 'a confidence', 'BoxEntropy or TopKMean(k=3), or the folder of a gate of tools/fit_gate.py')
 

@@ -39,8 +39,8 @@ def class_rows(detections: Detections):
     """The rows of one image.
 
     A box *has a double* if a better one of its class overlaps it by an IoU above a half (what NMS would remove), and a
-    *rival* if any box of another class does, whose score counts. Boxes without doubles are called *first*, boxes whose
-    rival is not the stronger *unrivalled*.
+    *rival* if any box of another class does, whose score counts. Boxes without doubles are called *first*, boxes that
+    are stronger than any rival *unrivalled*.
 
     Args:
         detections: The saver's boxes.

@@ -53,7 +53,7 @@ class LearnedGain(Confidence):
             raise ConfigError(f'LearnedGain needs a file of tools/fit_gate.py or the content of one, but got '
                               f'{"neither" if file is None else "both"}')
         self.file = None if file is None else os.fspath(file)
-        self.gate = read_gate(file) if gate is None else _checked(json.loads(json.dumps(gate)), 'the given gate')
+        self.gate = read_gate(file) if gate is None else _checked(_plain(gate), 'the given gate')
         self.classes = tuple(self.gate['classes'])
         self._units = np.array(self.gate['units'], np.float64)
         self._class_features = np.array(self.gate['class_features'], np.float64)
@@ -231,37 +231,61 @@ def _checked(content, what):
         raise GateError(f'{what} must be of format {FORMAT}, with rows of layout {gate_features.VERSION}, but its '
                         f'format is {found!r}: {anew}')
     wrong = [k for k, kind in _KINDS.items() if not isinstance(content.get(k), (int, float) if kind is float else kind)]
-    if not wrong and content.get('checksum') != checksum_of(content):
-        wrong = ['its checksum']
-    if not wrong:
-        try:
+    try:
+        if not wrong and content.get('checksum') != checksum_of(content):
+            wrong = ['its checksum']
+        if not wrong:
             _check_values(content)
-        except (ValueError, KeyError, TypeError, OverflowError) as e:
-            raise GateError(f'{what} is damaged ({e}): {anew}') from e
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
+        raise GateError(f'{what} is damaged ({e}): {anew}') from e
     if wrong:
         raise GateError(f'{what} is damaged in {", ".join(wrong)}: {anew}')
     return content
 
 
+def _plain(gate):
+    """A copy as a file would hold it."""
+    try:
+        return json.loads(json.dumps(gate))
+    except (TypeError, ValueError, RecursionError) as e:
+        raise GateError(f'the given gate must be the content of a {FILE} of tools/fit_gate.py, but JSON cannot hold it '
+                        f'({e})') from e
+
+
 def _check_values(content):
-    count = len(content['classes'])
-    width = len(gate_features.NAMES) + np.shape(content['class_features'])[1]
-    if np.shape(content['units']) != (count,) or np.shape(content['class_features'])[0] != count:
+    classes = content['classes']
+    if not classes or not all(isinstance(c, str) for c in classes) or len(set(classes)) < len(classes):
+        raise ValueError('classes must be names that differ')
+    if not all(isinstance(content[k]['name'], str) for k in ('saver', 'base', 'metric')):
+        raise ValueError('saver, base and metric must have names')
+    units, class_features, scalars = (_finite(content, *keys) for keys in (
+        ('units',), ('class_features',), ('lean', 'mean_gain', 'mean_doubt', 'empty', 'centre')))
+    if units.shape != (1, len(classes)) or class_features.ndim != 3 or class_features.shape[1] != len(classes):
         raise ValueError('units and class features must be given for each class')
-    numbers = np.concatenate([np.ravel(content[k]).astype(np.float64) for k in (
-        'units', 'class_features', 'lean', 'mean_gain', 'mean_doubt', 'empty', 'centre')])
-    if not np.isfinite(numbers).all() or not 0 <= content['lean'] <= 1 or content['mean_gain'] <= 0 or \
-            content['mean_doubt'] <= 0:
+    if not 0 <= content['lean'] <= 1 or min(scalars[1:3]) <= 0:
         raise ValueError('a number is out of its range')
+    width = len(gate_features.NAMES) + class_features.shape[2]
+    if not content['models']:
+        raise ValueError('there must be a model')
     for model in content['models']:
         built = _model(model)
+        _finite(model, 'weight')
         if isinstance(built, Trees) and built.feature.max() >= width or isinstance(built, Linear) and \
-                any(a.shape != (width,) for a in (built.mean, built.scale, built.coefficients)):
+                _finite(model['linear'], 'mean', 'scale', 'coefficients').shape != (3, width):
             raise ValueError(f'a model looks at other than the {width} columns')
-        float(model['weight'])
+        if isinstance(built, Linear) and (not math.isfinite(built.intercept) or not built.scale.all()):
+            raise ValueError('a number is out of its range')
     neck = content.get('neck')
-    if neck is not None and (np.ndim(neck['mean']) != 1 or np.shape(neck['mean']) != np.shape(neck['coefficients'])):
+    if neck is not None and (_finite(neck, 'mean', 'coefficients').ndim != 2 or not neck['mean']):
         raise ValueError('neck must have a mean and a coefficient for each feature')
+
+
+def _finite(content, *keys):
+    """The numbers of some keys as one array, which must be of one shape."""
+    found = np.array([content[k] for k in keys], np.float64)
+    if not np.isfinite(found).all():
+        raise ValueError(f'{" and ".join(keys)} must be finite')
+    return found
 
 
 def _model(stored):

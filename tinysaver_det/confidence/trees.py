@@ -29,10 +29,10 @@ class Trees:
         self.feature, self.threshold, self.child, self.value, self.roots = (
             np.asarray(a, np.dtype(t)) for a, t in zip((feature, threshold, child, value, roots), _ARRAYS.values()))
         n = len(self.feature)
-        leaf = self.child == np.arange(n)
         if not n or not len(self.roots) or not all(a.shape == (n,) for a in (self.threshold, self.child, self.value)):
             raise ValueError('trees must have nodes, with one number of each kind for each')
-        inner = self.child[~leaf]
+        leaf = self.child == np.arange(n)
+        inner = self.child[~leaf].astype(np.int64)  # so that adding 1 cannot overflow
         # children stand behind their parents, so that no walk runs in a circle
         if (inner <= np.flatnonzero(~leaf)).any() or (inner + 1 >= n).any() or self.roots.min() < 0 or \
                 self.roots.max() >= n or self.feature.min() < 0 or np.isnan(self.threshold).any() or \
@@ -48,7 +48,8 @@ class Trees:
 
     def predict(self, rows) -> np.ndarray:
         """(R,) float64 for (R, F) finite rows, which are rounded to float32 as scikit-learn's trees do."""
-        rows = np.ascontiguousarray(rows, np.float32).astype(np.float64)
+        with np.errstate(over='ignore'):  # beyond float32 is beyond every threshold, too
+            rows = np.ascontiguousarray(rows, np.float32).astype(np.float64)
         count, width = rows.shape
         if not count:
             return np.zeros(0)

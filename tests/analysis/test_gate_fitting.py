@@ -1,0 +1,338 @@
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from tinysaver_det.analysis.curve import operating_curve
+from tinysaver_det.analysis.evaluator import RoutedEvaluator
+from tinysaver_det.analysis.gate_fitting import ENOUGH, few_images, fit_gate
+from tinysaver_det.analysis.learners import fit_neck
+from tinysaver_det.analysis.metric import Metric
+from tinysaver_det.analysis.pair import Pair
+from tinysaver_det.analysis.scoring import confidences
+from tinysaver_det.confidence import BoxEntropy, LearnedGain
+from tinysaver_det.confidence.gate_features import NAMES, class_rows
+from tinysaver_det.errors import ConfigError, DataError, TinySaverError
+from tinysaver_det.merging import build_merge
+from tinysaver_det.report.gates_report import print_fit
+
+from ..gates import quick_fit
+from .conftest import annotation, box, read
+
+
+@pytest.fixture(scope='module')
+def pair(data_set):
+    data = data_set(0, images=40)
+    return Pair(data.truth, *data.results, 1, 10)
+
+
+@pytest.fixture
+def fit(monkeypatch):
+    return quick_fit(monkeypatch)
+
+
+def sentence(error, *words):
+    said = str(error.value)
+    assert '\n' not in said and '  ' not in said
+    for word in words:
+        assert word in said
+
+
+def only_boxes(results, keep):
+    """Some of the boxes, (N,) bool."""
+    return replace(results, **{k: getattr(results, k)[keep] for k in ('image', 'label', 'bboxes', 'scores')})
+
+
+def made(folder, images, of):
+    """A pair from ``of(i)``: objects, the saver's and the base's boxes of image i, each (category, x, score)."""
+    content = dict(images=[dict(id=i + 1, file_name=f'{i}.jpg', height=100, width=400) for i in range(images)],
+                   categories=[dict(id=1, name='cat'), dict(id=2, name='dog')], annotations=[])
+    models = [[], []]
+    for i in range(images):
+        objects, *answers = of(i)
+        for category, x in objects:
+            content['annotations'].append(annotation(len(content['annotations']) + 1, i + 1, category, [x, 10, 20, 20]))
+        for boxes, found in zip(models, answers):
+            boxes += [box(i + 1, c, [x, 10, 20, 20], s) for c, x, s in found]
+    data = read(folder, content, models)
+    return Pair(data.truth, *data.results, 1, 10)
+
+
+@pytest.fixture
+def learnable(tmp_path):
+    """A saver whose dogs are always beside them and whose cats never, at the same scores."""
+    rng = np.random.default_rng(0)
+
+    def of(i):
+        objects = [(int(rng.integers(1, 3)), 60 * k) for k in range(int(rng.integers(1, 3)))]
+        scores = rng.uniform(.2, .8, len(objects)).round(3).tolist()
+        return (objects, [(c, x + 15 * (c == 2), s) for (c, x), s in zip(objects, scores)],
+                [(c, x, s) for (c, x), s in zip(objects, scores)])
+    return made(tmp_path / 'made', 160, of)
+
+
+def retention(pair, confidence):
+    scores = confidences(pair.saver, pair.truth, confidence)
+    return operating_curve(pair.evaluator, scores, 1, 10, coco=False).retention()['mean']
+
+
+# ---- what is learnt ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('metric', ['mAP', 'f1@0.3', 'f1_macro@0.3'])
+def test_what_the_boxes_class_tells_is_learnt(learnable, fit, metric):
+    mine, others = learnable.take(np.arange(0, 160, 2)), learnable.take(np.arange(1, 160, 2))
+    gate = fit(mine, Metric(metric))
+    assert retention(others, gate) > retention(others, BoxEntropy()) + .1
+    cat, dog = (np.mean([gate.gain(d) for d in others.saver.detections(others.truth) if set(d.labels) == {c}])
+                for c in (0, 1))
+    assert dog > 5 * abs(cat)
+    assert gate.gate['fitted']['retention'] > gate.gate['fitted']['closed_form'] + .05
+
+
+def test_features_are_learnt_where_boxes_tell_nothing(tmp_path, fit):
+    """Which images the saver gets wrong shows in a feature alone."""
+    rng = np.random.default_rng(0)
+    wrong = rng.random(120) < .5
+
+    def of(i):
+        return [(1, 50)], [(1, 50 + 15 * int(wrong[i]), .5)], [(1, 50, .5)]
+    pair = made(tmp_path / 'made', 120, of)
+    features = rng.normal(size=(120, 4)).astype(np.float32)
+    features[:, 2] += 4 * wrong
+    pair = replace(pair, saver=replace(pair.saver, features=features))
+    mine, others = pair.take(np.arange(60)), pair.take(np.arange(60, 120))
+    gate = fit(mine, features=True)
+    assert gate.needs_features and len(gate.gate['neck']['mean']) == 4
+    assert retention(others, gate) > retention(others, fit(mine)) + .2
+    again = LearnedGain(gate=json.loads(json.dumps(gate.gate)))
+    assert (confidences(others.saver, others.truth, again) == confidences(others.saver, others.truth, gate)).all()
+
+
+def test_images_without_boxes_count_their_features_once(tmp_path, fit):
+    """Where the saver finds nothing the base gains a little less than where it is wrong, and features tell of both."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 3, 150)  # right, wrong, without boxes
+
+    def of(i):
+        return [(1, 50)], [[(1, 50, .5)], [(1, 65, .5)], []][kind[i]], [(1, 50, .5)]
+    pair = made(tmp_path / 'made', 150, of)
+    features = rng.normal(size=(150, 4)).astype(np.float32)
+    features[:, 2] += 4 * (kind == 1)
+    features[:, 1] += 4 * (kind == 2)
+    pair = replace(pair, saver=replace(pair.saver, features=features))
+    gate = fit(pair, features=True)
+    gain = np.array([gate.gain(d) for d in pair.saver.detections(pair.truth)])
+    assert gate.needs_features
+    right, wrong, without = (gain[kind == k].mean() for k in range(3))
+    assert right < without < wrong
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_features_that_are_not_finite_are_left_out(pair, fit, bad):
+    features = np.random.default_rng(1).normal(size=(40, 3)).astype(np.float32)
+    features[[3, 17], 1] = bad
+    saver = replace(pair.saver, features=features)
+    gate = fit(replace(pair, saver=saver), features=True)
+    found = confidences(saver, pair.truth, gate)
+    assert np.isfinite(found).all() and (found[[3, 17]] == 0).all() == gate.needs_features
+
+
+def test_neck_is_fitted_out_of_fold():
+    rng = np.random.default_rng(0)
+    features, fold = rng.normal(size=(200, 5)), np.arange(200) % 4
+    features[7] = np.nan
+    residual = 1e-5 * (2 * features[:, 1] - features[:, 3]) + 3e-5
+    residual[7] = 0
+    neck, held_out = fit_neck(features, residual, fold)
+    there = np.arange(200) != 7
+    fitted = (features - neck['mean']) @ neck['coefficients']
+    for found in (fitted, held_out):
+        assert np.corrcoef(found[there], residual[there])[0, 1] > .99
+    assert held_out[7] == 0 and (held_out[there] != fitted[there]).all()
+    residual[0] += 1
+    changed = fit_neck(features, residual, fold)[1]
+    assert (changed[fold == 0] == held_out[fold == 0]).all() or np.allclose(changed[fold == 0], held_out[fold == 0])
+
+
+def test_a_feature_that_never_changes_does_no_harm():
+    rng = np.random.default_rng(0)
+    features = np.hstack([rng.normal(size=(50, 2)), np.full((50, 1), 7.)])
+    neck, held_out = fit_neck(features, rng.normal(size=50), np.arange(50) % 5)
+    assert neck['coefficients'][2] == 0 and np.isfinite(held_out).all()
+
+
+def test_the_learners_predictions_are_those_of_the_gate(pair, fit):
+    """What is stored gives what was fitted."""
+    from tinysaver_det.analysis.learners import LEARNERS, stored
+    from tinysaver_det.confidence.learned import _model
+
+    columns = np.concatenate([class_rows(d)[1] for d in pair.saver.detections(pair.truth)]).astype(np.float32)
+    gained = columns[:, NAMES.index('entropy')] - columns[:, NAMES.index('score')]
+    for name, learner in LEARNERS.items():
+        model = learner(columns, gained, 0)
+        found = model.predict(columns)
+        assert np.corrcoef(found, gained)[0, 1] > .5, name
+        assert (_model(json.loads(json.dumps(stored(model)))).predict(columns) == found).all()
+
+
+# ---- the same again ------------------------------------------------------------------------------------------------
+
+def test_equal_seeds_give_the_identical_gate_in_any_number_of_threads(pair, fit):
+    one = fit(pair, seed=3)
+    other = replace(pair)
+    other.__dict__['evaluator'] = RoutedEvaluator(pair.truth, pair.evaluator.options, threads=3)
+    with threadpool_limits(3):
+        again = fit(other, seed=3)
+    assert one.gate == again.gate and one.gate['checksum'] == again.gate['checksum']
+    assert fit(pair, seed=4).gate['checksum'] != one.gate['checksum']
+
+
+def test_what_the_gate_says_of_its_fit(pair, fit, capsys):
+    done = []
+    pair = replace(pair, weights=dict(saver='d' * 64))
+    gate = fit(pair, Metric('f1'), 5, progress=lambda *step: done.append(step))
+    assert done == [(k + 1, len(done)) for k in range(len(done))]
+    found = gate.gate
+    assert found['saver'] == dict(name='0', results=pair.saver.checksum, weights='d' * 64)
+    assert found['base'] == dict(name='1', results=pair.base.checksum, weights=None)
+    assert found['classes'] == list(pair.truth.classes) and len(found['units']) == 6
+    assert found['metric']['name'] == 'f1' and len(found['metric']['scores']) == 2
+    assert (found['fitted']['images'], found['fitted']['seed']) == (40, 5)
+    assert found['fitted']['columns'][:len(NAMES)] == list(NAMES)
+    assert len(found['fitted']['columns']) == len(NAMES) + len(found['class_features'][0])
+    print_fit(pair, gate, ['that is all'])
+    said = capsys.readouterr().out
+    for words in ('0 -> 1: gate for f1, fitted on 40 images and 6 classes', 'mean retention ', 'closed form',
+                  'note: that is all'):
+        assert words in said
+
+
+def test_report_of_a_gate_that_is_all_closed_form_or_has_features(pair, fit, capsys):
+    from ..gates import gate_content
+
+    print_fit(pair, LearnedGain(gate=gate_content(lean=1.)))
+    assert 'taken: no learner, leaning 100% to the closed form' in capsys.readouterr().out
+    print_fit(pair, LearnedGain(gate=gate_content(lean=0., neck=dict(mean=[0., 1.], coefficients=[1., 2.]))))
+    assert 'taken: trees and ridge, leaning 0% to the closed form; 2 features' in capsys.readouterr().out
+
+
+def test_images_without_boxes_gain_what_such_images_gained(pair, fit):
+    keep = pair.saver.image >= 12
+    gate = fit(replace(pair, saver=only_boxes(pair.saver, keep)))
+    assert np.isfinite(gate.gate['empty']) and 0 < gate(next(iter(replace(
+        pair, saver=only_boxes(pair.saver, ~keep)).saver.take(np.array([30])).detections(pair.truth.take([30]))))) < 1
+
+
+def test_fused_answers_are_what_is_gained(pair, fit):
+    fused = pair.answering(merge=build_merge('fuse'))
+    assert fit(fused).gate['fitted'] != fit(pair).gate['fitted']
+
+
+# ---- what cannot be ------------------------------------------------------------------------------------------------
+
+def test_few_images_are_refused_and_not_many_are_said(pair):
+    with pytest.raises(DataError) as error:
+        fit_gate(pair.take(np.arange(9)))
+    sentence(error, 'a gate needs at least 10 images to be fitted on', 'but there are 9: record more')
+    assert few_images(ENOUGH) == [] and len(few_images(ENOUGH - 1)) == 1
+    assert f'{ENOUGH - 1} images are few to fit a gate on' in few_images(ENOUGH - 1)[0]
+
+
+@pytest.mark.parametrize('images', [10, 11, 19])
+def test_as_few_images_as_are_allowed(pair, fit, images):
+    part = pair.take(np.arange(images))
+    found = confidences(part.saver, part.truth, fit(part))
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_a_saver_without_boxes_is_refused(pair):
+    saver = only_boxes(pair.saver, np.zeros(len(pair.saver.image), bool))
+    with pytest.raises(DataError) as error:
+        fit_gate(replace(pair, saver=saver))
+    sentence(error, '0 has no boxes of the 6 target classes: there is nothing to learn from')
+
+
+@pytest.mark.parametrize('metric', ['mAP', 'f1', 'f1_macro@0.3'])
+def test_one_model_as_both_is_refused(pair, metric):
+    with pytest.raises(DataError) as error:
+        fit_gate(replace(pair, base=replace(pair.saver, name='other')), Metric(metric))
+    sentence(error, 'other gains the same over 0 on each of the 40 images', 'are both results of the same model?')
+
+
+def test_features_that_were_not_recorded_are_refused(pair):
+    with pytest.raises(ConfigError) as error:
+        fit_gate(pair, features=True)
+    sentence(error, "features of the saver's neck are asked for, but none were recorded", '--sweep --features')
+
+
+def test_features_that_are_finite_hardly_anywhere_are_refused(pair):
+    features = np.full((40, 3), np.nan, np.float32)
+    features[:9] = 0
+    with pytest.raises(DataError) as error:
+        fit_gate(replace(pair, saver=replace(pair.saver, features=features)), features=True)
+    sentence(error, "features of the saver's neck must be finite on at least 10 images")
+
+
+def test_no_objects_are_refused(pair):
+    with pytest.raises(TinySaverError, match='no object of the 1 target classes'):
+        fit_gate(pair.only(['absent']))
+
+
+@pytest.mark.parametrize('seed', [-1, 2 ** 32, 1.5])
+def test_a_seed_that_cannot_be_is_refused(pair, seed):
+    with pytest.raises(ConfigError) as error:
+        fit_gate(pair, seed=seed)
+    sentence(error, 'seed must be', f'but got {seed}')
+
+
+@pytest.mark.parametrize('module', ['sklearn.ensemble', 'sklearn.linear_model'])
+def test_without_scikit_learn_it_is_named(pair, fit, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError) as error:
+        fit(pair)
+    sentence(error, 'fitting a gate needs scikit-learn: pip install "tinysaver-det[analysis]"')
+
+
+@pytest.mark.parametrize('classes', [['cat'], ['kite'], ['unseen'], ['cat', 'absent']])
+def test_few_classes_that_most_images_lack(pair, fit, classes):
+    part = pair.only(classes)
+    if classes == ['unseen']:  # which no model finds
+        with pytest.raises(DataError, match='no boxes of the 1 target classes'):
+            fit(part)
+        return
+    gate = fit(part)
+    found = confidences(part.saver, part.truth, gate)
+    assert gate.classes == tuple(classes) and ((found > 0) & (found < 1)).all()
+
+
+@pytest.mark.parametrize('images', [1, 2, 9])
+def test_boxes_on_hardly_any_image_are_refused(pair, fit, images):
+    """Folds could be left without a row to learn from."""
+    counts = np.bincount(pair.saver.image, minlength=40)
+    keep = np.isin(pair.saver.image, np.argsort(-counts)[:images])
+    with pytest.raises(DataError) as error:
+        fit(replace(pair, saver=only_boxes(pair.saver, keep)))
+    sentence(error, f'0 has boxes on {images} of the 40 images, too few to learn from: a gate needs them on at '
+             'least 10')
+
+
+def test_boxes_on_as_few_images_as_are_allowed(pair, fit):
+    """One box on each."""
+    images, first = np.unique(pair.saver.image, return_index=True)
+    few = replace(pair, saver=only_boxes(pair.saver, np.isin(np.arange(len(pair.saver.image)), first[:10])))
+    found = confidences(few.saver, few.truth, fit(few))
+    assert ((found > 0) & (found < 1)).all()
+
+
+def test_a_base_that_is_worse_than_the_saver(learnable, fit):
+    """Handing over as the gate says is better than the other way round, also where most images lose by it."""
+    swapped = Pair(learnable.truth, learnable.base, learnable.saver, 1, 10)
+    assert swapped.evaluator.objects.any()
+    gate = fit(swapped)
+    scores = confidences(swapped.saver, swapped.truth, gate)
+    with_gate, reverse = (operating_curve(swapped.evaluator, s, 1, 10, coco=False).value.mean()
+                          for s in (scores, -scores))
+    assert with_gate > reverse
