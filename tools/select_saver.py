@@ -13,7 +13,7 @@ def main(argv=None):
     parser.add_argument('--base', metavar='[NAME=]FILE:GFLOPS', required=True, help="the base's results and cost")
     parser.add_argument('--saver', nargs='+', action='extend', metavar='[NAME=]FILE:GFLOPS', required=True,
                         help='results and cost of the savers to choose from')
-    parser.add_argument('--confidence', default='BoxEntropy', help='(default: BoxEntropy)')
+    parser.add_argument('--confidence', help='(default: BoxEntropy for f1, ClassWeightedEntropy for others)')
     parser.add_argument('--max-map-drop', type=float, default=0.01, metavar='D', help='for GFLOPs saved (default 0.01)')
     parser.add_argument('--resamples', type=int, default=200, help='of the images, for intervals (default 200)')
     parser.add_argument('--points', type=int, default=51, help='shares and thresholds to look at (default 51)')

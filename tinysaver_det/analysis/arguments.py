@@ -30,8 +30,8 @@ def add_pair_arguments(parser, several: Optional[bool] = False) -> None:
     if several is None:
         return
     parser.add_argument('--confidence', metavar='NAME', nargs='+' if several else None,
-                        default=['BoxEntropy'] if several else 'BoxEntropy',
-                        help='how sure the saver is, such as BoxEntropy or "TopKMean(k=3)"'
+                        help='how sure the saver is, such as BoxEntropy, "TopKMean(k=3)" or the folder of a gate that '
+                             'tools/fit_gate.py made (default: BoxEntropy for f1, ClassWeightedEntropy for others)'
                         + (', or several, or all; the tables and files are about the first' if several else ''))
 
 

@@ -17,8 +17,9 @@ from .metric import Metric
 from .pair import Pair
 from .peers import GATES
 from .records import GroundTruth
+from .scoring import default_confidence
 
-ORACLE, OURS, DEFAULT = 'oracle', 'learned', 'entropy'
+ORACLE, OURS = 'oracle', 'learned'
 #: Everything that can be compared, in the order of the tables.
 NAMES = (RANDOM, *GATES, ORACLE)
 
@@ -31,8 +32,9 @@ class TransferFigures:
         gate, fitted_on (str): Names of the gate and of the pair it was fitted on.
         retention (float): Mean, on the pair that is compared.
         interval (tuple[float, float]): Of it.
-        ahead (tuple[float, float, float]): What it is above that of the closed form that needs no fitting, with its
-            interval.
+        ahead (tuple[float, float, float]): What it is above that of the closed form that is the default for the metric,
+            with its interval.
+        default (str): Name of that one.
     """
 
     gate: str
@@ -40,6 +42,7 @@ class TransferFigures:
     retention: float
     interval: tuple
     ahead: tuple
+    default: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +180,8 @@ def _transfer(judge, cut, figures, builders, others, metric, fold, step):
     if not others or not builders:
         return []
     by_name = {f.name: f for f in figures}
-    default = by_name.get(DEFAULT) or judge.figures(DEFAULT, GATES[DEFAULT](0, None).scores(judge.pair))
+    name = 'entropy' if default_confidence(metric.name) == 'BoxEntropy' else 'class_weighted_entropy'
+    default = by_name.get(name) or judge.figures(name, cut.scores(partial(GATES[name], 0, None), metric))
     sources = [(other.title, Folds(other, fold)) for other in others]
     found = []
     for name, build in builders.items():
@@ -185,8 +189,8 @@ def _transfer(judge, cut, figures, builders, others, metric, fold, step):
         for title, source in sources:
             moved.append((title, judge.figures(name, cut.scores(build, metric, source, step))))
             step()
-        found += [TransferFigures(name, title, f.retention, f.retention_interval, judge.difference(f, default))
-                  for title, f in moved]
+        found += [TransferFigures(name, title, f.retention, f.retention_interval, judge.difference(f, default),
+                                  default.name) for title, f in moved]
     return found
 
 

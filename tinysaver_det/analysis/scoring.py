@@ -11,7 +11,15 @@ from ..errors import ConfigError
 from ..names import parse_call
 from .records import GroundTruth, Results
 
-DEFAULT = 'BoxEntropy'  # what the configs take, and so the first of all
+
+def default_confidence(metric: Optional[str] = None) -> str:
+    """The closed form that retains most of the base's gain on average over many pairs, by the name of the metric.
+
+    ClassWeightedEntropy for a mean over classes, BoxEntropy for the micro F1, which pools them; the table that decided
+    is in ``tools/README.md``.
+    """
+    pooled = metric is not None and metric.startswith('f1') and 'macro' not in metric
+    return 'BoxEntropy' if pooled else 'ClassWeightedEntropy'
 
 
 def confidences(results: Results, truth: GroundTruth, confidence: Confidence) -> np.ndarray:
@@ -58,8 +66,8 @@ def class_masses(truth: GroundTruth, results: Results, reference: Optional[Groun
     return {c: float(max(m, 1)) for c, m in zip(truth.classes, mass)}
 
 
-def one_confidence(name: str, truth: GroundTruth, results: Results,
-                   reference: Optional[GroundTruth] = None) -> Confidence:
+def one_confidence(name: Optional[str], truth: GroundTruth, results: Results,
+                   reference: Optional[GroundTruth] = None, metric: Optional[str] = None) -> Confidence:
     """A confidence by the name that a command line gives it; see :func:`named_confidences`.
 
     Raises:
@@ -67,15 +75,16 @@ def one_confidence(name: str, truth: GroundTruth, results: Results,
     """
     if name == 'all':
         raise ConfigError('one confidence must be named, not all; see which is best with tools/sweep.py')
-    return next(iter(named_confidences([name], truth, results, reference).values()))
+    return next(iter(named_confidences(name and [name], truth, results, reference, metric).values()))
 
 
-def named_confidences(names: Sequence[str], truth: GroundTruth, results: Results,
-                      reference: Optional[GroundTruth] = None) -> dict:
-    """Confidences by the names that a command line gives them, ``all`` being every one that this package brings.
+def named_confidences(names: Optional[Sequence[str]], truth: GroundTruth, results: Results,
+                      reference: Optional[GroundTruth] = None, metric: Optional[str] = None) -> dict:
+    """Confidences by the names that a command line gives them; ``all`` is every closed form that this package brings.
 
-    A :class:`ClassWeightedEntropy` without masses gets those of :func:`class_masses`; ``all`` begins with BoxEntropy
-    and has ClassWeightedEntropy with power 1 and with 0.5.
+    A :class:`ClassWeightedEntropy` without masses gets those of :func:`class_masses`. Without names it is the default
+    for the metric (by name; mAP by default, see :func:`default_confidence`), with which ``all`` begins, too; ``all``
+    has ClassWeightedEntropy with power 1 and with 0.5.
 
     Raises:
         ConfigError: An unknown name or setting.
@@ -83,8 +92,9 @@ def named_confidences(names: Sequence[str], truth: GroundTruth, results: Results
         GateError: A gate that cannot be read, or was fitted for another saver.
     """
     wanted = []
-    for name in names:
-        wanted += [DEFAULT, *(n for n in CLOSED_FORMS if n != DEFAULT), 'ClassWeightedEntropy(power=0.5)'] \
+    first = default_confidence(metric)
+    for name in names or [first]:
+        wanted += [first, *(n for n in CLOSED_FORMS if n != first), 'ClassWeightedEntropy(power=0.5)'] \
             if name == 'all' else [name]
     found = {}
     for name in wanted:

@@ -13,7 +13,7 @@ from .evaluator import RoutedEvaluator
 from .matching import Matched, match
 from .metric import Metric
 from .records import GroundTruth
-from .scoring import confidences, one_confidence
+from .scoring import confidences, default_confidence, one_confidence
 from .walk import ABSENT, Walk
 
 
@@ -121,7 +121,7 @@ def exit_rates(shares, saver, base):
     return largest, padded[np.arange(len(good)), before]
 
 
-def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], confidence: str = 'BoxEntropy',
+def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], confidence: Optional[str] = None,
                   metric: Optional[Metric] = None, drop: float = 0.01, count: int = 200, points: int = 51,
                   certainty: float = 0.9, reference: Optional[GroundTruth] = None, seed: int = 0,
                   progress=None) -> Selection:
@@ -138,7 +138,7 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
     Args:
         truth: The ground truth.
         base, savers: (Results, GFLOPs) each.
-        confidence: As on a command line.
+        confidence: As on a command line; by default that of the metric, see :func:`default_confidence`.
         metric: mAP by default.
         drop: In the metric.
         count: Resamples of the images.
@@ -153,6 +153,7 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
         ConfigError: A setting that cannot be used.
     """
     metric = metric or Metric('mAP')
+    confidence = confidence or default_confidence(metric.name)
     if not drop >= 0:
         raise ConfigError(f'drop must be at least 0, but got {drop}')
     if not 0 < certainty < 1:

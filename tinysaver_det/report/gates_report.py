@@ -88,7 +88,7 @@ def transfer_table(found):
     for head in ('gate', 'fitted on'):
         table.add_column(head, no_wrap=True)
     share = f'{found.certainty:.0%}'
-    for head in ('retention', share, 'above entropy', share):
+    for head in ('retention', share, f'above {found.transfer[0].default}', share):
         table.add_column(head, justify='right')
     for t in found.transfer:
         table.add_row(t.gate, escape(t.fitted_on), f'{t.retention:.3f}', _to(t.interval), f'{t.ahead[0]:+.3f}',
@@ -119,7 +119,8 @@ def comparison_dict(found) -> dict:
         resamples=found.resamples, certainty=found.certainty, **_figures(found),
         groups={n: dict(classes=list(g.classes), **_figures(g)) for n, g in found.groups.items()},
         transfer=[dict(gate=t.gate, fitted_on=t.fitted_on, retention=t.retention, retention_interval=t.interval,
-                       above_entropy=t.ahead[0], above_entropy_interval=t.ahead[1:]) for t in found.transfer],
+                       above_default=t.ahead[0], above_default_interval=t.ahead[1:],
+                            default=t.default) for t in found.transfer],
         notes=found.notes))
 
 
