@@ -58,8 +58,8 @@ def class_masses(truth: GroundTruth, results: Results, reference: Optional[Groun
     return {c: float(max(m, 1)) for c, m in zip(truth.classes, mass)}
 
 
-def one_confidence(name: str, truth: GroundTruth, results: Results,
-                   reference: Optional[GroundTruth] = None) -> Confidence:
+def one_confidence(name: str, truth: GroundTruth, results: Results, reference: Optional[GroundTruth] = None,
+                   weights: Optional[str] = None) -> Confidence:
     """A confidence by the name that a command line gives it; see :func:`named_confidences`.
 
     Raises:
@@ -67,15 +67,16 @@ def one_confidence(name: str, truth: GroundTruth, results: Results,
     """
     if name == 'all':
         raise ConfigError('one confidence must be named, not all; see which is best with tools/sweep.py')
-    return next(iter(named_confidences([name], truth, results, reference).values()))
+    return next(iter(named_confidences([name], truth, results, reference, weights).values()))
 
 
 def named_confidences(names: Sequence[str], truth: GroundTruth, results: Results,
-                      reference: Optional[GroundTruth] = None) -> dict:
-    """Confidences by the names that a command line gives them, ``all`` being every one that this package brings.
+                      reference: Optional[GroundTruth] = None, weights: Optional[str] = None) -> dict:
+    """Confidences by the names that a command line gives them, ``all`` being every one that needs no fitting.
 
     A :class:`ClassWeightedEntropy` without masses gets those of :func:`class_masses`; ``all`` begins with BoxEntropy
-    and has ClassWeightedEntropy with power 1 and with 0.5.
+    and has ClassWeightedEntropy with power 1 and with 0.5. A gate is compared with the saver's name and, where known,
+    the SHA-256 of its ``weights``.
 
     Raises:
         ConfigError: An unknown name or setting.
@@ -93,6 +94,6 @@ def named_confidences(names: Sequence[str], truth: GroundTruth, results: Results
             config['masses'] = class_masses(truth, results, reference)
         built = build_confidence(config)
         built.bind(truth.classes)
-        built.check_saver(results.name)
+        built.check_saver(results.name, weights)
         found[os.path.normpath(name) if 'file' in config else name.replace(' ', '')] = built
     return found
