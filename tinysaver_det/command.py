@@ -20,13 +20,15 @@ def one_sentence():
     """
     for module in ('mmengine', 'mmcv', 'mmdet', 'importlib', r'torch\.functional'):
         warnings.filterwarnings('ignore', module=module)
+    pressed = []
     try:
-        with _insistent_interrupt():
+        with _insistent_interrupt(pressed):
             yield
     except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
-        raise SystemExit(130) from None
+        _end_interrupted()
     except Exception as e:
+        if pressed:  # some compiled code turns Ctrl-C into an error of its own
+            _end_interrupted()
         sentence = _sentence(e)
         if sentence is None or os.environ.get('TINYSAVER_DEBUG'):
             raise
@@ -34,15 +36,25 @@ def one_sentence():
         raise SystemExit(2) from None
 
 
+def _end_interrupted():
+    print('interrupted', file=sys.stderr)
+    raise SystemExit(130) from None
+
+
 @contextmanager
-def _insistent_interrupt():
-    """Inside, Ctrl-C is raised every second until it is heard, since Python drops what is raised in a destructor."""
+def _insistent_interrupt(pressed):
+    """Inside, Ctrl-C is raised every second until it is heard, since Python drops what is raised in a destructor.
+
+    Args:
+        pressed (list): Gets an element when it is pressed.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, 'setitimer') \
             or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
 
     def interrupt(*_):
+        pressed.append(True)
         signal.setitimer(signal.ITIMER_REAL, 1)
         raise KeyboardInterrupt
 

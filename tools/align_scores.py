@@ -36,7 +36,8 @@ def main(argv=None):
                 raise ConfigError(f'{path} must be a file that ends in .json')
         with progress_bar('fitting', args.quiet) as progress:
             pair, reference = read_pair_arguments(args)
-            confidence = one_confidence(args.confidence, pair.truth, pair.saver, reference, args.metric)
+            confidence = one_confidence(args.confidence, pair.truth, pair.saver, reference, args.metric,
+                                        pair.weights.get('saver'))
             scores = confidences(pair.saver, pair.truth, confidence)
             found = merging_effect(pair, scores, args.per_class, args.fuse is not None, args.folds,
                                    Metric(args.metric) if args.metric else None, seed=args.seed, progress=progress)

@@ -32,7 +32,8 @@ def main(argv=None):
                               f'{args.points}')
         with progress_bar('comparing', args.quiet) as progress:
             pair, reference = read_pair_arguments(args)
-            confidence = one_confidence(args.confidence, pair.truth, pair.saver, reference, args.metric)
+            confidence = one_confidence(args.confidence, pair.truth, pair.saver, reference, args.metric,
+                                        pair.weights.get('saver'))
             scores = confidences(pair.saver, pair.truth, confidence)
             try:
                 found = compare(pair, scores, args.points, args.rounds, progress)

@@ -65,7 +65,8 @@ def main(argv=None):
             if args.test_ann is not None:
                 leak = refuse_leak(pair.truth, args.test_ann, args.allow_leak)
             confidence = one_confidence(args.confidence, pair.truth, pair.saver, reference,
-                                        args.metric or ('f1' if args.guarantee == 'ltt' else None))
+                                        args.metric or ('f1' if args.guarantee == 'ltt' else None),
+                                        pair.weights.get('saver'))
             scores = confidences(pair.saver, pair.truth, confidence)
             settings = dict(metric=Metric(args.metric) if args.metric else None, certainty=args.certainty,
                             guarantee=args.guarantee, count=args.resamples, points=args.points)

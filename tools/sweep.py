@@ -45,7 +45,8 @@ def main(argv=None):
             pair, reference = read_pair_arguments(args)
             pair = merge_as_asked(pair, args, point)
             statics = [read_static(s, pair.truth, args.subset) for s in args.static]
-            scored = named_confidences(args.confidence, pair.truth, pair.saver, reference, args.metric)
+            scored = named_confidences(args.confidence, pair.truth, pair.saver, reference, args.metric,
+                                       pair.weights.get('saver'))
             report = sweep(pair, scored, metric, args.points, statics, groups, point, progress=progress)
         pictures, unread = None, []
         if args.images:

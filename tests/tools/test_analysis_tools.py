@@ -458,6 +458,23 @@ with one_sentence():
     assert done.stderr.endswith('interrupted\n')
 
 
+def test_ctrl_c_that_a_library_turns_into_an_error_is_still_one(run_python, made):
+    """Buffers of compiled code do."""
+    script = """
+import os, signal
+from tinysaver_det.command import one_sentence
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with one_sentence():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        raise ValueError('not a valid buffer format string') from None
+"""
+    done = run_python('-c', script, env=made.light, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, '', 'interrupted\n')
+
+
 @pytest.mark.parametrize('quiet', [False, True])
 def test_quiet_shows_no_progress_on_a_terminal(made, tmp_path, quiet):
     terminal, theirs = pty.openpty()

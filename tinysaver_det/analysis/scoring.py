@@ -67,7 +67,8 @@ def class_masses(truth: GroundTruth, results: Results, reference: Optional[Groun
 
 
 def one_confidence(name: Optional[str], truth: GroundTruth, results: Results,
-                   reference: Optional[GroundTruth] = None, metric: Optional[str] = None) -> Confidence:
+                   reference: Optional[GroundTruth] = None, metric: Optional[str] = None,
+                   weights: Optional[str] = None) -> Confidence:
     """A confidence by the name that a command line gives it; see :func:`named_confidences`.
 
     Raises:
@@ -75,16 +76,18 @@ def one_confidence(name: Optional[str], truth: GroundTruth, results: Results,
     """
     if name == 'all':
         raise ConfigError('one confidence must be named, not all; see which is best with tools/sweep.py')
-    return next(iter(named_confidences(name and [name], truth, results, reference, metric).values()))
+    return next(iter(named_confidences(name and [name], truth, results, reference, metric, weights).values()))
 
 
 def named_confidences(names: Optional[Sequence[str]], truth: GroundTruth, results: Results,
-                      reference: Optional[GroundTruth] = None, metric: Optional[str] = None) -> dict:
+                      reference: Optional[GroundTruth] = None, metric: Optional[str] = None,
+                      weights: Optional[str] = None) -> dict:
     """Confidences by the names that a command line gives them; ``all`` is every closed form that this package brings.
 
     A :class:`ClassWeightedEntropy` without masses gets those of :func:`class_masses`. Without names it is the default
     for the metric (by name; mAP by default, see :func:`default_confidence`), with which ``all`` begins, too; ``all``
-    has ClassWeightedEntropy with power 1 and with 0.5.
+    has ClassWeightedEntropy with power 1 and with 0.5. A gate is compared with the saver's name and, where known, the
+    SHA-256 of its ``weights``.
 
     Raises:
         ConfigError: An unknown name or setting.
@@ -103,6 +106,6 @@ def named_confidences(names: Optional[Sequence[str]], truth: GroundTruth, result
             config['masses'] = class_masses(truth, results, reference)
         built = build_confidence(config)
         built.bind(truth.classes)
-        built.check_saver(results.name)
+        built.check_saver(results.name, weights)
         found[os.path.normpath(name) if 'file' in config else name.replace(' ', '')] = built
     return found
