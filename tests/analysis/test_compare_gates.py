@@ -181,8 +181,13 @@ def test_transfer(pair, data):
     assert {t.gate for t in found.transfer} == {'dcsb'}  # class weights come from the annotations alone
     assert [t.fitted_on for t in found.transfer] == [pair.title, other.title, pair.title]
     assert own.retention == same_pair.retention == found.gates[0].retention and own.interval == same_pair.interval
-    entropy = operating_curve(pair.evaluator, confidences(pair.saver, pair.truth, BoxEntropy()), 1, 10)
-    assert moved.ahead[0] == pytest.approx(moved.retention - entropy.retention()['mean'])
+    assert {t.default for t in found.transfer} == {'class_weighted_entropy'}
+    assert moved.ahead[0] == pytest.approx(moved.retention - found.gates[1].retention)
+    pooled = compare_gates(pair, ['dcsb'], Metric('f1@0.3'), folds=3, count=20, others=[other]).transfer[0]
+    entropy = operating_curve(pair.evaluator, confidences(pair.saver, pair.truth, BoxEntropy()), 1, 10,
+                              Metric('f1@0.3'))
+    assert pooled.default == 'entropy'
+    assert pooled.ahead[0] == pytest.approx(pooled.retention - entropy.retention()['mean'])
     assert done[-1][0] == done[-1][1] and [d for d, _ in done] == sorted(d for d, _ in done)
 
 

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from tinysaver_det.analysis.scoring import class_masses, confidences, named_confidences, parse_confidence
+from tinysaver_det.analysis.scoring import (
+    class_masses,
+    confidences,
+    named_confidences,
+    one_confidence,
+    parse_confidence,
+)
 from tinysaver_det.confidence import CLOSED_FORMS, BoxEntropy, MaxScore, TopKMean, build_confidence
 from tinysaver_det.detections import Detections
 from tinysaver_det.errors import ClassesError, ConfigError
@@ -109,10 +115,20 @@ def test_reference_that_lacks_classes_is_refused(small, tmp_path):
         class_masses(small.truth, small.results[0], reference.truth)
 
 
+@pytest.mark.parametrize(('metric', 'expected'), [
+    (None, 'ClassWeightedEntropy'), ('mAP', 'ClassWeightedEntropy'), ('mAP_75', 'ClassWeightedEntropy'),
+    ('f1_macro@0.3', 'ClassWeightedEntropy'), ('f1', 'BoxEntropy'), ('f1@0.3', 'BoxEntropy')])
+def test_the_default_goes_with_the_metric(small, metric, expected):
+    found = named_confidences(None, small.truth, small.results[0], metric=metric)
+    assert list(found) == [expected] == [type(c).__name__ for c in found.values()]
+    assert one_confidence(None, small.truth, small.results[0], metric=metric).to_dict() == found[expected].to_dict()
+
+
 def test_all_is_every_confidence_and_the_weighted_one_twice(small):
     found = named_confidences(['all'], small.truth, small.results[0])
     assert set(found) == {*CLOSED_FORMS, 'ClassWeightedEntropy(power=0.5)'}
-    assert next(iter(found)) == 'BoxEntropy'
+    assert next(iter(found)) == 'ClassWeightedEntropy'
+    assert next(iter(named_confidences(['all'], small.truth, small.results[0], metric='f1@0.3'))) == 'BoxEntropy'
     for name, confidence in found.items():
         assert type(confidence).__name__ == name.split('(')[0]
     masses = class_masses(small.truth, small.results[0])

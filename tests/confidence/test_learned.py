@@ -67,7 +67,7 @@ def test_value_by_hand(gate):
     image = boxes((0, .75), (0, .5), (2, .5))
     gain = .1 * (.25 + .05 * math.log(3)) + .3 * (.0625 + .05 * math.log(2))
     assert gate.gain(image) == pytest.approx(gain)
-    doubt = .1 * (.75 * .25 ** 2 + .125) + .3 * .125
+    doubt = .5 * (.1 * (.75 * .25 ** 2 + .125) + .3 * .125)  # half an object for a doubt, in each class
     order = .75 * math.asinh(20 * gain / .02) + .25 * math.asinh(20 * doubt / .01)
     assert gate.order(image) == pytest.approx(order)
     assert gate(image) == pytest.approx(1 / (1 + math.exp(order - 3)))
@@ -191,7 +191,7 @@ def test_a_file_that_is_called_like_a_confidence_is_no_gate(tmp_path, monkeypatc
 def test_a_name_on_the_command_line_is_checked(pair, fitted, tmp_path):
     fitted.save(tmp_path)
     found = named_confidences([f'{tmp_path}/', 'all'], pair.truth, pair.saver)
-    assert list(found)[:2] == [str(tmp_path), 'BoxEntropy'] and len(found) == 10
+    assert list(found)[:2] == [str(tmp_path), 'ClassWeightedEntropy'] and len(found) == 10
     assert (confidences(pair.saver, pair.truth, found[str(tmp_path)])
             == confidences(pair.saver, pair.truth, fitted)).all()
     with pytest.raises(GateError, match="fitted for the saver '0', but here the saver is '1'"):
