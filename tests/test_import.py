@@ -4,7 +4,8 @@ import pytest
 
 LIGHT = ['tinysaver_det', 'tinysaver_det.errors', 'tinysaver_det.detections', 'tinysaver_det.confidence',
          'tinysaver_det.routing', 'tinysaver_det.merging',
-         'tinysaver_det.analysis', 'tinysaver_det.analysis._kernels', 'tinysaver_det.report',
+         'tinysaver_det.analysis', 'tinysaver_det.analysis._kernels', 'tinysaver_det.analysis.gate_fitting',
+         'tinysaver_det.report',
          'tinysaver_det.report.html', 'tinysaver_det.command', 'tinysaver_det.files', 'tinysaver_det.compat']
 
 
@@ -14,6 +15,12 @@ def test_light_modules_import_neither_torch_nor_openmmlab(run_python, module):
             "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'torchvision', 'mmdet', 'mmcv', "
             "'mmengine')])")
     assert run_python('-c', code).stdout.strip() == '[]'
+
+
+@pytest.mark.parametrize('module', ['tinysaver_det.confidence', 'tinysaver_det.analysis.gate_fitting',
+                                    'tinysaver_det.analysis.sweep'])
+def test_scikit_learn_is_not_imported_before_a_fit(run_python, module):
+    assert run_python('-c', f'import sys, {module}; print("sklearn" in sys.modules)').stdout.strip() == 'False'
 
 
 def test_errors_are_all_in_the_tree_of_their_docstring():

@@ -136,6 +136,31 @@ def test_what_unpacks_to_far_more_is_refused(monkeypatch):
             Trees.from_dict(dict(stored, **{name: packed(np.zeros(10 ** 6))}))
 
 
+def test_a_tree_so_deep_that_no_walk_would_end_soon_is_refused():
+    """Each node's second child goes on."""
+    for steps, ends in ((900, True), (10 ** 6, False)):
+        node = np.arange(2 * steps + 1)
+        inner = (node % 2 == 0) & (node < 2 * steps)
+        arrays = dict(feature=np.zeros(len(node), int), threshold=np.where(inner, .5, INF),
+                      child=np.where(inner, node + 1, node), value=node, roots=[0])
+        start = time.monotonic()
+        if ends:
+            assert Trees(**arrays).predict([[1], [0]]).tolist() == [2 * steps, 1]
+        else:
+            with pytest.raises(ValueError, match='trees must end within 1000 steps'):
+                Trees(**arrays)
+        assert time.monotonic() - start < 5
+
+
+def test_nodes_with_several_parents_are_refused():
+    """With which a small file could hold endless paths."""
+    five = dict(feature=[0] * 5, threshold=[.5, .5, INF, INF, INF], child=[1, 3, 2, 3, 4], value=[0] * 5, roots=[0])
+    assert Trees(**five)
+    for changes in (dict(child=[1, 2, 2, 3, 4]), dict(roots=[0, 3]), dict(roots=[0, 0])):
+        with pytest.raises(ValueError, match='one parent for each node'):
+            Trees(**dict(five, **changes))
+
+
 def test_random_damage_is_refused_or_still_a_forest_that_ends(learnt):
     """Whatever the arrays hold: an error, or a prediction, and soon."""
     rows, rng = learnt[0][:5], np.random.default_rng(1)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from tinysaver_det.analysis import Walk, confidences, read_record
-from tinysaver_det.confidence import build_confidence
+from tinysaver_det.confidence import LearnedGain, build_confidence
+from tinysaver_det.detections import Detections
 from tinysaver_det.merging import build_merge, read_alignment
 
-from ..conftest import real_options
+from ..conftest import REAL, real_options
 
 pytestmark = pytest.mark.real_data
 NANO = 'configs/tinysaver/yolox-nano-256_yolox-nano-640_coco.py'
@@ -203,3 +204,43 @@ def test_a_test_with_alignment_and_merge_gives_what_the_sweep_gives(real, run_py
         assert sorted(map(tuple, mine.tolist())) == sorted(map(tuple, theirs.tolist()))  # to the last bit
     exact = pair.evaluator.mean_ap(Walk.one(handed))[0, 0]
     assert summary['metrics']['coco/bbox_mAP'] == pytest.approx(exact, abs=5e-4)  # which is rounded
+
+
+def test_a_fitted_gate_in_a_test_gives_what_the_sweep_gives(real, run_python, tmp_path):
+    """Fitted on recorded answers of the same two models to other images."""
+    names = ('yolox_nano_256', 'yolox_nano_640')
+    run_python(REAL / 'expand.py', tmp_path, *names)
+    full = json.loads((tmp_path / 'instances_recorded.json').read_text())
+    tested = {i['file_name'] for i in json.loads(real.few.read_text())['images']}
+    images = [i for i in full['images'] if i['file_name'] not in tested][:300]
+    ids = {i['id'] for i in images}
+    (tmp_path / 'fit.json').write_text(json.dumps(dict(full, images=images, annotations=[
+        a for a in full['annotations'] if a['image_id'] in ids])))
+    run_python('tools/fit_gate.py', '--ann', tmp_path / 'fit.json', '--subset', '--saver',
+               f'nano-256={tmp_path / names[0]}.bbox.json', '--base', tmp_path / f'{names[1]}.bbox.json',
+               '--saver-gflops', 0.198, '--base-gflops', 1.237, '--out', tmp_path / 'gate', '--quiet')
+    gate = LearnedGain(tmp_path / 'gate')
+    options = {'model.confidence.type': 'LearnedGain', 'model.confidence.file': tmp_path / 'gate'}
+    out, summary = tmp_path / 'a.pkl', tmp_path / 's.json'
+    threshold = gate(Detections([], [], [], (480, 640)))  # about the middle
+    run_python('tools/test.py', NANO, '--threshold', threshold, '--sweep', '--out', out, '--json', summary, '--quiet',
+               '--work-dir', tmp_path, '--cfg-options', *real_options(real, real.few, **options))
+    live, summary = load(out), json.loads(summary.read_text())
+    assert summary['confidence'] == dict(gate.summary(), file=str(tmp_path / 'gate'))
+    pair = read_record(tmp_path / 'sweep')
+    found = confidences(pair.saver, pair.truth, gate)
+    assert [live[i]['confidence'] for i in pair.truth.image_ids] == found.tolist() and len(np.unique(found)) > 20
+    handed = found < threshold
+    assert 0 < summary['handover'] == handed.mean() < 1
+    assert [live[i]['stage'] == 'base' for i in pair.truth.image_ids] == handed.tolist()
+    exact = pair.evaluator.mean_ap(Walk.one(handed))[0, 0]
+    assert summary['metrics']['coco/bbox_mAP'] == pytest.approx(exact, abs=5e-4)  # which is rounded
+    swept = json.loads((tmp_path / 'sweep' / 'summary.json').read_text())
+    at, = (p for p in swept['confidences'].values())
+    assert at['config']['checksum'] == gate.gate['checksum']
+    rows = (tmp_path / 'sweep' / 'curve.csv').read_text().splitlines()
+    head = rows[0].split(',')
+    row = next(r for r in (dict(zip(head, map(float, r.split(',')))) for r in rows[1:])
+               if r['handover'] == handed.mean())
+    assert row['mAP'] == pytest.approx(exact, abs=1e-12)
+    assert row['gflops'] == pytest.approx(summary['gflops_per_image'], abs=1e-9)

@@ -7,7 +7,8 @@ import numpy as np
 
 #: The arrays of a forest and how they are stored.
 _ARRAYS = dict(feature='<i2', threshold='<f8', child='<i4', value='<f4', roots='<i4')
-MOST = 1 << 28  # bytes that an array may unpack to
+MOST = 1 << 26  # bytes that an array may unpack to
+DEEPEST = 1000  # steps from a root to a leaf
 
 
 class Trees:
@@ -40,6 +41,7 @@ class Trees:
             raise ValueError('trees must have every child behind its parent, and finite values')
         if not np.isposinf(self.threshold[leaf]).all():
             raise ValueError('leaves must have an infinite threshold')
+        _check_depth(inner, leaf, self.child, self.roots)
         self._feature = self.feature.astype(np.intp)
         self._child = self.child.astype(np.intp)
 
@@ -86,3 +88,18 @@ class Trees:
                 raise ValueError(f'{name} is cut off or far too large')
             arrays.append(np.frombuffer(data, kind))
         return cls(*arrays)
+
+
+def _check_depth(inner, leaf, child, roots):
+    """Refuse nodes that have several parents, and trees so deep that a walk would take for ever."""
+    first = np.concatenate([np.sort(inner), [len(leaf)]])
+    if (np.diff(first) < 2).any() or len(np.unique(roots)) < len(roots) or \
+            np.isin(roots, np.concatenate([inner, inner + 1])).any():
+        raise ValueError('trees must have one parent for each node but the roots')
+    level = roots
+    for _ in range(DEEPEST):
+        level = child[level[~leaf[level]]]
+        if not len(level):
+            return
+        level = np.concatenate([level, level + 1])
+    raise ValueError(f'trees must end within {DEEPEST} steps')
