@@ -21,6 +21,7 @@ FOLDS = 5
 ENOUGH = 200  # images; with fewer, what is learned is mostly luck
 LEANS = (0.0, 0.25, 0.5, 1.0)  # shares of the closed form that cross-validation may choose
 POINTS = 51
+EXPLAINED = 0.01  # share of the variance that the boxes leave which features of the neck must explain to be used
 CLOSED = 'doubt'  # the closed form, among what is held out
 #: Sets of learners whose mean cross-validation may choose.
 CHOICES = (('trees', 'boosting'), ('boosting',), ('trees',), ('trees', 'boosting', 'ridge'), ('ridge',))
@@ -207,8 +208,11 @@ def _choose(pair, metric, data, held_out, fold, seed, features):
         for with_neck in (False, True) if features else (False,):
             neck, total = None, gain
             if with_neck:
-                neck, residual = fit_neck(pair.saver.features, data.gains - gain, fold)
-                total = gain + residual
+                rest = data.gains - gain
+                neck, found_in_neck = fit_neck(pair.saver.features, rest, fold)
+                if ((rest - found_in_neck) ** 2).sum() > (1 - EXPLAINED) * (rest ** 2).sum():
+                    continue  # retention alone is too noisy to tell luck from a use
+                total = gain + found_in_neck
             mean_gain = max(float(total.mean()), float(np.abs(total).mean()) / 10, 1e-12)
             amount = np.where(data.empty, gain / mean_gain, doubt / mean_doubt)
             for lean in LEANS if closed is None else LEANS[:-1]:
