@@ -114,6 +114,10 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
     for_images = float(images if for_images is None else for_images)
     if not for_images > 0:
         raise ConfigError(f'the number of images that the promise is for must be above 0, but got {for_images:g}')
+    seen = confidence.seen(pair.truth.marks())
+    if seen and not leak:
+        raise DataError(f'the gate was fitted on {seen} of the {images} images, so a promise made on them would be '
+                        'broken on others: calibrate on images that it has not seen, or allow it with --allow-leak')
     metric = metric or Metric('f1@0.3' if guarantee == 'ltt' else 'mAP')
     if guarantee == 'ltt' and not metric.name.startswith('f1@'):
         raise ConfigError('guarantee ltt is about the F1 of an image at a score that is fixed beforehand, so the '

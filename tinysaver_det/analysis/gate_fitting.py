@@ -97,8 +97,8 @@ def fit_gate(pair: Pair, metric: Optional[Metric] = None, seed: int = 0, feature
         metric=dict(name=metric.name, scores=metric.scores and list(metric.scores)), units=data.units.tolist(),
         class_features=whole.of_class.tolist(), models=models, lean=best.lean, mean_gain=best.mean_gain,
         mean_doubt=best.mean_doubt, empty=best.empty, centre=best.centre, neck=best.neck,
-        fitted=dict(images=len(pair.truth), annotations=pair.truth.checksum, seed=seed, folds=FOLDS,
-                    learners=list(best.learners), retention=best.retention,
+        fitted=dict(images=len(pair.truth), annotations=pair.truth.checksum, marks=pair.truth.marks(), seed=seed,
+                    folds=FOLDS, learners=list(best.learners), retention=best.retention,
                     closed_form=best.closed_form, columns=[*NAMES, 'log_objects', 'class_rate']))
     step()
     return LearnedGain(gate=dict(content, checksum=checksum_of(content)))

@@ -90,9 +90,16 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
     return SweepReport(
         title=pair.title, saver=pair.saver.name, base=pair.base.name, classes=pair.truth.classes,
         images=len(pair.truth), curves=curves, oracle=oracle, random=random, statics=others, groups=rows,
-        confidences={n: c.summary() for n, c in scored.items()}, notes=pair.notes(), point=point,
-        merge=pair.merge.to_dict(), alignment=pair.alignment and pair.alignment.names,
+        confidences={n: c.summary() for n, c in scored.items()}, notes=[*pair.notes(), *_seen(pair, scored)],
+        point=point, merge=pair.merge.to_dict(), alignment=pair.alignment and pair.alignment.names,
         objects=np.bincount(pair.truth.label[~pair.truth.crowd], minlength=len(pair.truth.classes)))
+
+
+def _seen(pair, scored):
+    marks = pair.truth.marks()
+    seen = {n: c.seen(marks) for n, c in scored.items()}
+    return [f'{n} was fitted on {count} of these {len(marks)} images, so its figures are too good: sweep others'
+            for n, count in seen.items() if count]
 
 
 def _confidence_of(point, pair, trusted):

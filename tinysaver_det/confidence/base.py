@@ -75,6 +75,11 @@ class Confidence(ABC):
             GateError: It is another.
         """
 
+    def seen(self, marks: Sequence[str]) -> int:
+        """How many of these images it was fitted on, so that figures on them are too good; by their marks (see
+        :meth:`tinysaver_det.analysis.GroundTruth.marks`)."""
+        return 0
+
     def summary(self) -> dict:
         """What files about results say of this confidence: its configuration, or what stands for a long one."""
         return self.to_dict()

@@ -116,6 +116,9 @@ class LearnedGain(Confidence):
     def made_for(self):
         return self.gate['saver']
 
+    def seen(self, marks):
+        return len(set(marks) & set(self.gate['fitted'].get('marks', ())))
+
     def to_dict(self):
         return dict(type=type(self).__name__, gate=self.gate)
 

@@ -145,7 +145,10 @@ class OperatingPoint:
                     raise OperatingPointError(f'the operating point was made for the {stage} '
                                               f'{getattr(self, stage)["name"]!r}, but here the {stage} is {shown!r}: '
                                               'calibrate this pair')
-        shared = len(set(images or ()) & set(self.calibration['marks']))
+        seen = set(self.calibration['marks'])
+        if isinstance(self.confidence.get('gate'), dict):  # it was fitted on images, too
+            seen |= set(self.confidence['gate'].get('fitted', {}).get('marks', ()))
+        shared = len(set(images or ()) & seen)
         if shared and not self.calibration['leak']:
             raise OperatingPointError(f'the operating point was calibrated on {shared} of these {len(images)} images, '
                                       'so figures on them say nothing about others: test on others, or calibrate '
