@@ -189,7 +189,7 @@ def test_groups_cannot_be_swept_with_it(tool, made, tmp_path):
 def test_a_calibration_holds_the_whole_gate(tool, made, tmp_path):
     point = tmp_path / 'point.json'
     done = tool('calibrate', *pair(made.there), '--confidence', made.gate, '--handover', .5, '--resamples', 20, '--out',
-                point, '--quiet')
+                point, '--quiet', '--allow-leak')
     assert done.returncode == 0, done.stderr
     assert len(done.stdout) < 5000
     found = OperatingPoint.read(point)
@@ -208,9 +208,24 @@ def test_a_calibration_holds_the_whole_gate(tool, made, tmp_path):
         assert not dumped(gate, text)
 
 
+def test_images_that_the_gate_was_fitted_on_are_known_again(tool, made, tmp_path):
+    point = tmp_path / 'point.json'
+    given = ['--confidence', made.gate, '--handover', .5, '--resamples', 20, '--quiet', '--out', point]
+    done = tool('calibrate', *pair(made.here), *given)
+    assert 'the gate was fitted on 40 of the 40 images' in sentence(done) and not point.exists()
+    done = tool('sweep', *pair(made.here), '--confidence', made.gate, '--points', 5, '--quiet', '--out', tmp_path / 'a')
+    assert 'was fitted on 40 of these 40 images, so its figures are too good' in ' '.join(done.stdout.split())
+    done = tool('sweep', *pair(made.there), '--confidence', made.gate, '--points', 5, '--quiet', '--out',
+                tmp_path / 'b')
+    assert done.returncode == 0 and 'too good' not in done.stdout
+    assert tool('calibrate', *pair(made.there), *given).returncode == 0
+    done = tool('sweep', *pair(made.here), '--operating-point', point, '--quiet', '--out', tmp_path / 'c')
+    assert 'calibrated on 40 of these 40 images' in sentence(done)
+
+
 def test_a_damaged_gate_in_an_operating_point_is_one_sentence(tool, made, tmp_path):
     tool('calibrate', *pair(made.there), '--confidence', made.gate, '--handover', .5, '--resamples', 20, '--out',
-         tmp_path / 'point.json', '--quiet')
+         tmp_path / 'point.json', '--quiet', '--allow-leak')
     content = json.loads((tmp_path / 'point.json').read_text())
     content['confidence']['gate']['lean'] = .125
     (tmp_path / 'point.json').write_text(json.dumps(content))
@@ -241,7 +256,7 @@ def test_recorded_weights_of_another_saver_are_refused(tool, made, tmp_path):
         replace(own, weights=dict(saver=sums)).save(tmp_path / name)
     assert tool('fit_gate', '--record', tmp_path / 'one', '--out', tmp_path / 'gate', '--quiet').returncode == 0
     assert LearnedGain(tmp_path / 'gate').made_for['weights'] == 'a' * 64
-    for script, more in (('sweep', []), ('calibrate', ['--handover', .5, '--resamples', 20])):
+    for script, more in (('sweep', []), ('calibrate', ['--handover', .5, '--resamples', 20, '--allow-leak'])):
         given = ['--confidence', tmp_path / 'gate', *more, '--out', tmp_path / 'out', '--quiet']
         assert 'or has other weights' in sentence(tool(script, '--record', tmp_path / 'two', *given))
         assert tool(script, '--record', tmp_path / 'one', *given).returncode == 0

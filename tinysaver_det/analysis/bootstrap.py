@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import ConfigError
+from .walk import Walk
 
 
 def resamples(images: int, count: int, seed: int = 0) -> np.ndarray:
@@ -61,7 +62,7 @@ def interval(estimate: float, samples, certainty: float) -> tuple:
     return float(low[0]), float(high[0])
 
 
-def resampled(curve, evaluator, saver_gflops, base_gflops, weights) -> list:
+def resampled(curve, evaluator, saver_gflops, base_gflops, weights, base_option: int = 1) -> list:
     """The same cascade on resamples of the images.
 
     Args:
@@ -69,6 +70,7 @@ def resampled(curve, evaluator, saver_gflops, base_gflops, weights) -> list:
         evaluator (RoutedEvaluator): What it was made with.
         saver_gflops, base_gflops: GFLOPs of each stage alone, one number or (I,).
         weights: (B, I) how many times each image counts.
+        base_option: The evaluator's option that is the base alone.
 
     Returns:
         list[OperatingCurve]: B, with handover, GFLOPs and metric at the points of ``curve``.
@@ -79,5 +81,7 @@ def resampled(curve, evaluator, saver_gflops, base_gflops, weights) -> list:
     handover = curve.walk.totals(np.stack([0 * weights, weights], axis=1)) / total[:, None]
     gflops = curve.walk.totals(np.stack([saver * weights, (saver + base) * weights], axis=1)) / total[:, None]
     values = curve.metric.values(evaluator, curve.walk, weights)
-    return [replace(curve, handover=h, gflops=g, value=v, saver_gflops=float(s), base_gflops=float(b))
-            for h, g, v, s, b in zip(handover, gflops, values, weights @ saver / total, weights @ base / total)]
+    alone = curve.metric.values(evaluator, Walk.one(np.full(len(evaluator), base_option)), weights)[:, 0]
+    return [replace(curve, handover=h, gflops=g, value=v, base=float(a), saver_gflops=float(s), base_gflops=float(b))
+            for h, g, v, a, s, b in zip(handover, gflops, values, alone, weights @ saver / total,
+                                        weights @ base / total)]
