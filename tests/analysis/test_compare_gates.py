@@ -142,6 +142,8 @@ def test_resampled_curves_are_those_of_the_images_drawn(data):
             assert c.handover[p] == pytest.approx((w * routing).sum() / 40)
             assert c.gflops[p] == pytest.approx((w * (saver + base * routing)).sum() / 40)
             assert c.value[p] == pytest.approx(MAP.values(data.evaluator, Walk.one(routing), w)[0, 0])
+        assert c.base == c.value[-1] and c.retention()['mean'] == pytest.approx(
+            np.mean((np.interp(np.arange(1, 10) / 10, c.handover, c.value) - c.value[0]) / (c.value[-1] - c.value[0])))
     once, = resampled(curve, data.evaluator, saver, base, np.ones((1, 40), int))
     same(once, curve)
 
