@@ -30,6 +30,8 @@ class SaverSummary:
         dropped_boxes: Boxes that were left out for a NaN or infinity.
         parameters: Number of parameters of 'saver' and 'base'.
         uncounted_ops: Operators that no GFLOPs figure includes, by stage.
+        merge: Configuration of what became of handed-over images.
+        alignment: Names of the models whose scores were aligned, by stage; None where they were not.
     """
 
     images: int
@@ -46,6 +48,8 @@ class SaverSummary:
     dropped_boxes: int = 0
     parameters: dict[str, int] = field(default_factory=dict)
     uncounted_ops: dict[str, list] = field(default_factory=dict)
+    merge: Optional[dict] = None
+    alignment: Optional[dict] = None
 
     def to_dict(self) -> dict:
         """Plain values for JSON; a figure that doesn't exist is None."""

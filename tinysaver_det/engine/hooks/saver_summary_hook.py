@@ -90,4 +90,6 @@ def summarise(detector, metrics: dict[str, float]) -> Optional[SaverSummary]:
         mean_confidence=metrics['saver/mean_confidence'],
         dropped_boxes=metrics['saver/dropped_boxes'],
         parameters=dict(saver=parameters(detector.saver), base=parameters(detector.base)),
-        uncounted_ops=detector.uncounted_ops)
+        uncounted_ops=detector.uncounted_ops,
+        merge=detector.merge.to_dict(),
+        alignment=detector.alignment and detector.alignment.names)
