@@ -192,7 +192,8 @@ def test_a_test_with_merge_and_alignment_has_the_figures_of_a_sweep(recorded, tm
     cfg.work_dir = str(tmp_path / 'again')
     live = evaluate(cfg, quiet=True, sweep_folder=str(tmp_path / 'sweep'))
     summary = json.loads((tmp_path / 'sweep' / 'summary.json').read_text())
-    assert summary['merge'] == merge.to_dict()
+    assert summary['merge'] == live.merge == merge.to_dict()
+    assert bool(live.alignment) == aligned
     assert live.metrics['coco/bbox_mAP'] == pytest.approx(summary['operating_point']['value'], abs=6e-4)  # rounded
     assert summary['operating_point']['value'] == pytest.approx(found.point.expected['value'])
     cfg.model['merge'] = 'replace'  # a ConfigDict has a method of that name
