@@ -61,17 +61,19 @@ def main(argv=None):
         with progress_bar('calibrating', args.quiet) as progress:
             pair, reference = read_pair_arguments(args)
             pair = merge_as_asked(pair, args)
-            leak = args.allow_leak
-            if args.test_ann is not None:
-                leak = refuse_leak(pair.truth, args.test_ann, args.allow_leak)
             confidence = one_confidence(args.confidence, pair.truth, pair.saver, reference,
                                         args.metric or ('f1' if args.guarantee == 'ltt' else None),
                                         pair.weights.get('saver'))
+            leak = args.allow_leak
+            if args.test_ann is not None:
+                leak = refuse_leak(pair.truth, args.test_ann, args.allow_leak) \
+                    or args.allow_leak and confidence.seen(pair.truth.marks()) > 0
             scores = confidences(pair.saver, pair.truth, confidence)
             settings = dict(metric=Metric(args.metric) if args.metric else None, certainty=args.certainty,
                             guarantee=args.guarantee, count=args.resamples, points=args.points)
             if args.check_coverage is not None:
-                found = coverage(pair, confidence, scores, target, args.check_coverage, args.seed, progress, **settings)
+                found = coverage(pair, confidence, scores, target, args.check_coverage, args.seed, progress,
+                                 leak=args.allow_leak, **settings)
             else:
                 found = calibrate(pair, confidence, scores, target, for_images=args.for_images, seed=args.seed,
                                   leak=leak, progress=progress, **settings)

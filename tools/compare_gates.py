@@ -37,7 +37,7 @@ def main(argv=None):
         groups = parse_groups(args.group)
         with progress_bar('fitting and evaluating', args.quiet) as progress:
             pair, reference = read_pair_arguments(args)
-            others = [read_other_pair(pair, *files, args.subset) for files in args.fitted_on]
+            others = [read_other_pair(pair, *files, args.subset or bool(args.record)) for files in args.fitted_on]
             found = compare_gates(pair, names, metric, args.folds, args.seed, args.resamples, groups=groups,
                                   others=others, reference=reference, progress=progress)
         print_gates(found)

@@ -31,7 +31,7 @@ def main(argv=None):
         metric = Metric(args.metric) if args.metric else None
         with progress_bar('fitting', args.quiet) as progress:
             pair, _ = read_pair_arguments(args)
-            gate = fit_gate(pair, metric, args.seed, args.features, progress)
+            gate = fit_gate(pair, metric, args.seed, args.features or bool(args.saver_features), progress)
         print_fit(pair, gate, [*pair.notes(), *few_images(len(pair.truth))])
         print(f'written to {gate.save(args.out)}')
 

@@ -18,6 +18,7 @@ from tinysaver_det.analysis.scoring import confidences
 from tinysaver_det.analysis.walk import Walk
 from tinysaver_det.confidence import BoxEntropy, MeanScore
 from tinysaver_det.errors import ConfigError, DataError
+from tinysaver_det.merging import build_merge
 from tinysaver_det.report.gates_report import print_gates, save_gates
 
 from ..conftest import REAL
@@ -45,7 +46,7 @@ def found(pair):
 def ours(monkeypatch):
     """A stand-in for the fit of our own gate."""
     fitting = ModuleType('tinysaver_det.analysis.gate_fitting')
-    fitting.fit_gate = lambda pair, metric, seed=0, progress=None: BoxEntropy()
+    fitting.fit_gate = lambda pair, metric, seed=0, features=False, progress=None: BoxEntropy()
     monkeypatch.setitem(sys.modules, fitting.__name__, fitting)
 
 
@@ -282,3 +283,11 @@ def test_orie_on_real_models(real_pair):
     random, orie, oracle = compare_gates(real_pair.take(np.arange(0, 2000, 4)), ('random', 'orie', 'oracle'), folds=2,
                                          count=10).gates
     assert random.retention + 0.1 < orie.retention < oracle.retention - 0.1
+
+
+def test_a_merge_is_not_looked_at(pair):
+    plain, fused = (compare_gates(p, ['random', 'entropy'], folds=2, count=3)
+                    for p in (pair, pair.answering(merge=build_merge('fuse'))))
+    for one, other in zip(plain.gates, fused.gates):
+        assert one.curve.base == other.curve.base and one.retention == other.retention
+        assert one.retention_interval == other.retention_interval

@@ -5,6 +5,7 @@ import pytest
 
 from tinysaver_det.confidence.gate_features import DOUBT, NAMES, class_rows, doubt
 from tinysaver_det.detections import Detections
+from tinysaver_det.errors import DetectionsError
 
 CAT, DOG = 2, 5
 
@@ -100,10 +101,17 @@ def test_no_boxes_give_no_rows():
     [(CAT, 0, 0, 0, 10, 10), (CAT, 0, 0, 0, 10, 10), (DOG, 1, 0, 0, 10, 10), (DOG, 1, 0, 0, 10, 10)],
     [(CAT, .5, 7, 7, 7, 7), (CAT, .5, 7, 7, 7, 7)], [(CAT, .5, 20, 20, 5, 5), (DOG, .4, 20, 5, 5, 20)],
     [(CAT, .5, -3e38, -3e38, 3e38, 3e38), (CAT, .4, -3e38, 0, 3e38, 0)], [(CAT, .5, 0, 0, 1e-30, 1e-30)] * 2])
-@pytest.mark.parametrize('size', [(200, 100), (0, 0), (0, 100)])
+@pytest.mark.parametrize('size', [(200, 100), (1, 1)])
 def test_always_finite(boxes, size):
     labels, rows = class_rows(image(*boxes, size=size))
     assert np.isfinite(rows).all() and len(labels) == len({b[0] for b in boxes})
+
+
+@pytest.mark.parametrize('size', [(0, 0), (0, 100)])
+def test_an_image_of_unknown_size_is_refused(size):
+    with pytest.raises(DetectionsError, match=f'an image has the size {size[0]} x {size[1]}: give width and height'):
+        class_rows(image((CAT, .5, 0, 0, 10, 10), size=size))
+    assert len(class_rows(image(size=size))[0]) == 0
 
 
 @pytest.mark.parametrize('n', [1, 7, 100, 300])

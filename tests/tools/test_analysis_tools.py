@@ -185,7 +185,7 @@ def test_calibration_on_the_tests_own_images_says_so(tool, made, tmp_path):
     assert os.listdir(tmp_path) == []
     done = tool('calibrate', *shared, '--allow-leak')
     assert OperatingPoint.read(tmp_path / 'point.json').calibration['leak'] is True
-    assert 'Calibrated on the images of the test' in done.stdout
+    assert 'Calibrated on images of the test' in done.stdout
 
 
 def test_unmet_target_ends_with_a_sentence_and_no_file(tool, made, tmp_path):

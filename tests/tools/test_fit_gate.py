@@ -220,7 +220,10 @@ def test_images_that_the_gate_was_fitted_on_are_known_again(tool, made, tmp_path
     assert done.returncode == 0 and 'too good' not in done.stdout
     assert tool('calibrate', *pair(made.there), *given).returncode == 0
     done = tool('sweep', *pair(made.here), '--operating-point', point, '--quiet', '--out', tmp_path / 'c')
-    assert 'calibrated on 40 of these 40 images' in sentence(done)
+    assert 'the gate of the operating point was fitted on 40 of these 40 images' in sentence(done)
+    for more in (['--test-ann', made.there / 'ann.json'], ['--check-coverage', 2]):  # allowed is allowed
+        done = tool('calibrate', *pair(made.here), *given[:-1], tmp_path / 'allowed.json', '--allow-leak', *more)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_damaged_gate_in_an_operating_point_is_one_sentence(tool, made, tmp_path):

@@ -14,6 +14,8 @@ from .records import GroundTruth, Results
 from .walk import Walk
 
 SHIFTS = (0.0, 0.1, 0.3)  # weights of the saver's place that are tried
+AS_IT_IS = (0.0, 1.0, 0.0, 0.0, 0.0)  # coefficients for base boxes where none was seen: the score stays
+NEVER = (-20.0, 0.0, 0.0)  # for lone boxes of the saver where none was seen: behind all others
 RIDGE = 1.0  # as of one box of each kind against: keeps coefficients finite where hits are few
 
 
@@ -42,8 +44,10 @@ def fit_agreement(truth: GroundTruth, saver: Results, base: Results, aligned: bo
     right, weight = (np.zeros(len(union)) for _ in range(2))
     right[m.row], weight[m.row] = rightness(m)
     of_base = np.concatenate([np.arange(len(f) + len(a)) < len(f) for f, a in zip(own, added)])
-    coefficients = [logistic(np.concatenate(x), right[rows], weight[rows])
-                    for x, rows in ((own, of_base), (added, ~of_base))]
+    coefficients = []
+    for x, rows, unknown in ((own, of_base, AS_IT_IS), (added, ~of_base, NEVER)):
+        x, weighed = np.concatenate(x), weight[rows]
+        coefficients.append(logistic(x, right[rows], weighed) if weighed.any() else np.array(unknown[:x.shape[1]]))
 
     def made(shift):
         return Fuse('agreement', iou, agreement=dict(base=coefficients[0].tolist(), saver=coefficients[1].tolist(),

@@ -62,15 +62,14 @@ def interval(estimate: float, samples, certainty: float) -> tuple:
     return float(low[0]), float(high[0])
 
 
-def resampled(curve, evaluator, saver_gflops, base_gflops, weights, base_option: int = 1) -> list:
+def resampled(curve, evaluator, saver_gflops, base_gflops, weights) -> list:
     """The same cascade on resamples of the images.
 
     Args:
         curve (OperatingCurve): With its walk.
-        evaluator (RoutedEvaluator): What it was made with.
+        evaluator (RoutedEvaluator): What it was made with, of (saver, base).
         saver_gflops, base_gflops: GFLOPs of each stage alone, one number or (I,).
         weights: (B, I) how many times each image counts.
-        base_option: The evaluator's option that is the base alone.
 
     Returns:
         list[OperatingCurve]: B, with handover, GFLOPs and metric at the points of ``curve``.
@@ -81,7 +80,7 @@ def resampled(curve, evaluator, saver_gflops, base_gflops, weights, base_option:
     handover = curve.walk.totals(np.stack([0 * weights, weights], axis=1)) / total[:, None]
     gflops = curve.walk.totals(np.stack([saver * weights, (saver + base) * weights], axis=1)) / total[:, None]
     values = curve.metric.values(evaluator, curve.walk, weights)
-    alone = curve.metric.values(evaluator, Walk.one(np.full(len(evaluator), base_option)), weights)[:, 0]
+    alone = curve.metric.values(evaluator, Walk.one(np.ones(len(evaluator))), weights)[:, 0]
     return [replace(curve, handover=h, gflops=g, value=v, base=float(a), saver_gflops=float(s), base_gflops=float(b))
             for h, g, v, a, s, b in zip(handover, gflops, values, alone, weights @ saver / total,
                                         weights @ base / total)]

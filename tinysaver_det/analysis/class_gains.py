@@ -23,7 +23,7 @@ def class_gains(evaluator: RoutedEvaluator, metric: Metric, contexts: int = CONT
         contexts: How many.
         seed: Of the contexts.
 
-    Source: marginal contribution within an ensemble of context images as in ORIE (Qian et al., arXiv 2410.18919),
+    Source: marginal contribution within an ensemble of context images as in ORIE (Qiu et al., arXiv 2410.18919),
     exact and per class here.
     """
     rng = np.random.default_rng(seed)

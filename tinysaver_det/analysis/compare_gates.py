@@ -89,7 +89,7 @@ def compare_gates(pair: Pair, names: Sequence[str] = NAMES, metric: Optional[Met
     what each alone would gain, which no gate can know) are its ends.
 
     Args:
-        pair: Saver and base.
+        pair: Saver and base; an alignment or merge is not looked at.
         names: Which gates, of :data:`NAMES`.
         metric: To fit for and to compare; mAP by default.
         folds: How many.
@@ -106,6 +106,7 @@ def compare_gates(pair: Pair, names: Sequence[str] = NAMES, metric: Optional[Met
         ConfigError: A setting that cannot be used.
         DataError: Saver and base perform alike, or a fold leaves nothing to learn from.
     """
+    pair = pair.answering()  # which images are handed over is the same question whatever becomes of the answers
     names = list(dict.fromkeys(names))
     refuse_unknown(names, NAMES, 'a gate')
     if not names:
@@ -133,7 +134,8 @@ def compare_gates(pair: Pair, names: Sequence[str] = NAMES, metric: Optional[Met
         return _compare(part, names, builders, learning, metric, fold, weights, certainty, step)
 
     figures, judge, cut = one(pair)
-    transfer = _transfer(judge, cut, figures, {n: builders[n] for n in movable}, others, metric, fold, step)
+    transfer = _transfer(judge, cut, figures, {n: builders[n] for n in movable}, others, metric, fold, step,
+                         partial(GATES[default_name(metric)], seed, reference))
     found, notes = {}, pair.notes()
     shared = dict(images=len(pair.truth), folds=folds, seed=seed, resamples=count, certainty=certainty)
     for name, classes in (groups or {}).items():
@@ -175,13 +177,13 @@ def _compare(pair, names, builders, learning, metric, fold, weights, certainty, 
     return figures, judge, cut
 
 
-def _transfer(judge, cut, figures, builders, others, metric, fold, step):
+def _transfer(judge, cut, figures, builders, others, metric, fold, step, build_default):
     """Each gate that learns from a pair, fitted on this one and on each of the others."""
     if not others or not builders:
         return []
     by_name = {f.name: f for f in figures}
-    name = 'entropy' if default_confidence(metric.name) == 'BoxEntropy' else 'class_weighted_entropy'
-    default = by_name.get(name) or judge.figures(name, cut.scores(partial(GATES[name], 0, None), metric))
+    name = default_name(metric)
+    default = by_name.get(name) or judge.figures(name, cut.scores(build_default, metric))
     sources = [(other.title, Folds(other, fold)) for other in others]
     found = []
     for name, build in builders.items():
@@ -192,6 +194,11 @@ def _transfer(judge, cut, figures, builders, others, metric, fold, step):
         found += [TransferFigures(name, title, f.retention, f.retention_interval, judge.difference(f, default),
                                   default.name) for title, f in moved]
     return found
+
+
+def default_name(metric: Metric) -> str:
+    """The gate that is the default confidence for a metric."""
+    return 'entropy' if default_confidence(metric.name) == 'BoxEntropy' else 'class_weighted_entropy'
 
 
 def _holding(pair):

@@ -61,6 +61,7 @@ def coverage(pair: Pair, confidence: Confidence, scores, target, splits: int = 2
         raise ConfigError(f'coverage needs at least 1 split and 4 images, but got {splits} and {images}')
     kind, limit = target
     met, saved, quantities = 0, [], []
+    pair.answers  # noqa: B018  (merged once, for all parts)
     for k in range(splits):
         shuffled = rng.permutation(images)
         half, rest = np.sort(shuffled[:images // 2]), np.sort(shuffled[images // 2:])

@@ -125,13 +125,12 @@ class RoutedEvaluator:
         with np.errstate(invalid='ignore'):
             return total / count
 
-    def class_gains(self, routing, ious: Sequence[int] = ALL_IOUS, progress=None) -> np.ndarray:
+    def class_gains(self, routing, ious: Sequence[int] = ALL_IOUS) -> np.ndarray:
         """What each class's AP gains through each image being answered by option 1 in place of option 0, exactly.
 
         Args:
             routing: (I,) options 0 and 1, by which all other images are answered.
             ious: As in :meth:`mean_ap`.
-            progress: As in :meth:`coco`.
 
         Returns:
             numpy.ndarray: (I, C) float64; 0 where the image has no box of the class, and for a class without objects.
@@ -152,7 +151,7 @@ class RoutedEvaluator:
             self._walk(0, c, ious, self._checked(Walk(routing, at, np.repeat(images, 2), option, points)), weights, out)
             gained[images, c] = (out[:-1, 0] - out[-1, 0]) * np.where(routing[images] == 0, 1, -1)
 
-        self._each([(0, c) for c in range(len(self.truth.classes))], one, progress)
+        self._each([(0, c) for c in range(len(self.truth.classes))], one, None)
         return gained
 
     def _weights(self, weights):

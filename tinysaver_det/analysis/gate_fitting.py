@@ -37,7 +37,7 @@ def fit_gate(pair: Pair, metric: Optional[Metric] = None, seed: int = 0, feature
     their routing, computed exactly.
 
     Args:
-        pair: Saver and base on the calibration images.
+        pair: Saver and base on the calibration images; an alignment or merge is not looked at.
         metric: What is to be gained; mAP by default.
         seed: Of everything random.
         features: Whether the features of the saver's neck may be used, too: cross-validation decides whether they are.
@@ -47,6 +47,7 @@ def fit_gate(pair: Pair, metric: Optional[Metric] = None, seed: int = 0, feature
         ConfigError: scikit-learn is not installed, or features that were not recorded.
         DataError: Too few images, or nothing to learn: the base gains the same on all images.
     """
+    pair = pair.answering()
     pair.truth.require_objects()
     if len(pair.truth) < 2 * FOLDS:
         raise DataError(f'a gate needs at least {2 * FOLDS} images to be fitted on, and about {ENOUGH} to be worth it, '
@@ -120,7 +121,7 @@ class _Rows:
         gained (numpy.ndarray): (R,) gain in objects.
         gains (numpy.ndarray): (I,) of whole images, in the metric.
         units (numpy.ndarray): (C,) see :func:`gain_units`.
-        objects (numpy.ndarray): (C,) objects of each class.
+        objects (numpy.ndarray): (C, I) objects of each class on each image.
     """
 
     image: np.ndarray
@@ -148,7 +149,7 @@ class _Rows:
             raise DataError(f'{pair.base.name} gains the same over {pair.saver.name} on each of the {len(pair.truth)} '
                             'images: there is nothing to learn; are both results of the same model?')
         return cls(image, label, columns, gains[image, label] / units[label], gains.sum(axis=1), units,
-                   pair.evaluator.objects[0].sum(axis=1))
+                   pair.evaluator.objects[0])
 
     def using(self, images) -> '_Part':
         """For a fit on some of the images, (I,) bool."""
@@ -158,7 +159,7 @@ class _Rows:
         # each class's gain per doubt, drawn to that of all classes as if half the average class's doubt had it
         prior = amount.sum() / len(self.units) / 2
         rate = (gained + prior * gained.sum() / max(amount.sum(), 1e-12)) / np.maximum(amount + prior, 1e-12)
-        of_class = np.column_stack([np.log(np.maximum(self.objects, 1)), rate])
+        of_class = np.column_stack([np.log(np.maximum(self.objects[:, images].sum(axis=1), 1)), rate])
         return _Part(rows, of_class, np.column_stack([self.columns, of_class[self.label]]).astype(np.float32),
                      self.gained)
 

@@ -70,15 +70,16 @@ def fit_neck(features, residual, fold):
         scale = np.where(scale > 1e-9, scale, np.inf)
         unit = max(float(residual[images].std()), 1e-12)
         found = linear_model.RidgeCV(np.logspace(2, 7, 11)).fit((rows - mean) / scale, residual[images] / unit)
-        coefficients = found.coef_ / scale * unit
-        return mean - 0.0, coefficients, float(found.intercept_) * unit
+        return mean, found.coef_ / scale * unit
 
     held_out = np.zeros(len(residual))
     for k in np.unique(fold):
-        mean, coefficients, _ = fit(there & (fold != k))
+        if not (there & (fold != k)).any():
+            continue
+        mean, coefficients = fit(there & (fold != k))
         part = there & (fold == k)
         held_out[part] = (features[part] - mean) @ coefficients
-    mean, coefficients, _ = fit(there)
+    mean, coefficients = fit(there)
     return dict(mean=mean.tolist(), coefficients=coefficients.tolist()), held_out
 
 

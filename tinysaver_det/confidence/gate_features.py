@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..detections import Detections
+from ..errors import DetectionsError
 from .base import binary_entropy
 
 VERSION = 1  # of the layout; a gate fitted on another is refused
@@ -47,15 +48,21 @@ def class_rows(detections: Detections):
 
     Returns:
         tuple: (R,) int64 labels, ascending, and (R, len(NAMES)) float64. None for an image without boxes: R = 0.
+
+    Raises:
+        DetectionsError: The size of an image with boxes is not known.
     """
     s, boxes, labels = detections.scores.astype(np.float64), detections.bboxes.astype(np.float64), detections.labels
     height, width = detections.image_size
     n = len(s)
     if not n:
         return np.zeros(0, np.int64), np.zeros((0, len(NAMES)))
+    if min(height, width) <= 0:
+        raise DetectionsError('a gate looks at how large boxes are in their image, but an image has the size '
+                              f'{height} x {width}: give width and height of each image in the annotation file')
     sides = (boxes[:, 2:] - boxes[:, :2]).clip(0)
     side = np.sqrt(sides[:, 0] * sides[:, 1])
-    relative = side / np.sqrt(max(height * width, 1))
+    relative = side / np.sqrt(height * width)
     same = labels[:, None] == labels
     better = np.tri(n, n, -1, dtype=bool)
     near = _overlaps(boxes, sides) > SAME

@@ -29,8 +29,8 @@ class LearnedGain(Confidence):
     For each class that the saver has boxes of, models predict from :func:`~.gate_features.class_rows` how many objects'
     worth the base's answer gains; the sum over classes, each in the metric's units per object, is the image's predicted
     gain. The order leans to a closed form, the doubt in each class's boxes times what such doubt gained on average, as
-    far as cross-validation on the calibration images asked for it. The confidence is 1 / (1 + exp(order)), strictly
-    decreasing. An image without boxes has the mean gain of such images in the calibration.
+    far as cross-validation on the calibration images asked for it. The confidence is 1 / (1 + exp(order - centre)),
+    strictly decreasing. An image without boxes has about the mean gain of such images in the calibration.
 
     Make one with ``tools/fit_gate.py`` or :func:`tinysaver_det.analysis.gate_fitting.fit_gate`.
 
@@ -44,7 +44,7 @@ class LearnedGain(Confidence):
         ClassesError: The target classes are others than those of the fit (on :meth:`bind`).
         ConfigError: Neither or both of the arguments.
 
-    Source: predicting the marginal gain, as in ORIE (Qian et al., arXiv 2410.18919). That it is a sum over classes
+    Source: predicting the marginal gain, as in ORIE (Qiu et al., arXiv 2410.18919). That it is a sum over classes
     follows from AP being averaged over classes, each normalised by its own objects (COCO evaluation).
     """
 

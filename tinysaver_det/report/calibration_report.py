@@ -72,7 +72,8 @@ def calibration_sentences(pair, calibration) -> list:
         found.append(f'At threshold {point.threshold:.4g} the target is met {where} with certainty {certainty:g}, by '
                      f'{point.calibration["resamples"]} resamples of the images{between}.')
     if point is not None and point.calibration['leak']:
-        found.append('Calibrated on the images of the test: figures on them are too good (--allow-leak).')
+        found.append('Calibrated on images of the test, or that the gate was fitted on: figures on them are too good '
+                     '(--allow-leak).')
     return found + pair.notes()
 
 

@@ -221,8 +221,9 @@ class SweepReport:
                          f'{self.metric} lost.')
         scores = first.metric.scores
         if scores:
-            found.append(f'{self.metric} at IoU 0.5 of boxes from score {scores[0]:.3g} (saver) and {scores[1]:.3g} '
-                         '(base).')
+            fused = f', {scores[1]:.3g} (handed over)' if len(scores) > 2 else ''
+            found.append(f'{self.metric} at IoU 0.5 of boxes from score {scores[0]:.3g} (saver){fused} and '
+                         f'{scores[-1]:.3g} (base).')
         found.append('Retention: share of the gain from saver to base that is kept, mean over handovers of 10% to '
                      '90%, and at 20%. Saved: best share of the base\'s GFLOPs (1 multiply-add = 1) at a loss of so '
                      'many points, on these images; calibrate for a promise about others. The greedy oracle knows '
@@ -315,7 +316,8 @@ class SweepReport:
             title=self.title, metric=self.metric, images=self.images,
             classes_note=f'{len(self.classes)} classes: {few}',
             saver=dict(name=self.saver, gflops=first.saver_gflops, value=first.saver),
-            base=dict(name=self.base, gflops=first.base_gflops, value=first.base),
+            base=dict(name=self.base, gflops=first.base_gflops, value=first.base,
+                      metrics=dict(zip(METRICS, first.base_figures.mean[0]))),
             curves=[curve(c) for c in self.curves],
             random={k: getattr(self.random, k) for k in ('handover', 'gflops', 'value', 'low', 'high')},
             oracle={k: getattr(self.oracle, k) for k in ('handover', 'gflops', 'value')},

@@ -145,14 +145,14 @@ class OperatingPoint:
                     raise OperatingPointError(f'the operating point was made for the {stage} '
                                               f'{getattr(self, stage)["name"]!r}, but here the {stage} is {shown!r}: '
                                               'calibrate this pair')
-        seen = set(self.calibration['marks'])
-        if isinstance(self.confidence.get('gate'), dict):  # it was fitted on images, too
-            seen |= set(self.confidence['gate'].get('fitted', {}).get('marks', ()))
-        shared = len(set(images or ()) & seen)
-        if shared and not self.calibration['leak']:
-            raise OperatingPointError(f'the operating point was calibrated on {shared} of these {len(images)} images, '
-                                      'so figures on them say nothing about others: test on others, or calibrate '
-                                      'with --allow-leak')
+        gate = self.confidence.get('gate')  # what was fitted knows images, too
+        for what, marks in (('the operating point was calibrated', self.calibration['marks']),
+                            ('the gate of the operating point was fitted',
+                             gate.get('fitted', {}).get('marks', ()) if isinstance(gate, dict) else ())):
+            shared = len(set(images or ()) & set(marks))
+            if shared and not self.calibration['leak']:
+                raise OperatingPointError(f'{what} on {shared} of these {len(images)} images, so figures on them say '
+                                          'nothing about others: test on others, or calibrate with --allow-leak')
 
     def check_answers(self, merge: dict, alignment: Optional[dict]) -> None:
         """Refuse other answers than those that the point was made with.

@@ -13,7 +13,7 @@ AREAS = np.arange(91) / 100
 class DifficultCase(Gate):
     """DCSB's rule: an image is difficult when the saver overlooks something, and sees many objects or a small one.
 
-    Four thresholds are found on the calibration images. Boxes are *shown* from 0.5 on; they are *expected* from the
+    Three thresholds are found on the calibration images. Boxes are *shown* from 0.5 on; they are *expected* from the
     score at which there are as many boxes as annotated objects. An image with as many shown as expected boxes is easy.
     Of the others those are difficult that have more than N expected boxes, or one that covers less than a share A of
     the image; N and A are those that tell best, by accuracy, on which images the base shows more boxes than the saver.
