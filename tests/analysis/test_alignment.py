@@ -18,6 +18,7 @@ from tinysaver_det.analysis.scoring import confidences
 from tinysaver_det.analysis.sweep import sweep
 from tinysaver_det.analysis.walk import Walk
 from tinysaver_det.confidence import BoxEntropy
+from tinysaver_det.detections import Detections
 from tinysaver_det.errors import ConfigError, OperatingPointError
 from tinysaver_det.merging import Fuse, Replace, build_merge
 
@@ -105,6 +106,15 @@ def test_fitting_on_some_images_sees_only_those(pair):
     assert a.to_dict() == b.to_dict()
     with pytest.raises(ConfigError, match='no box of the saver tiny counts'):
         fit_alignment(pair, images=np.zeros(len(pair.truth), bool))
+
+
+def test_kinds_of_boxes_that_a_fit_never_saw_stay_where_they_are(pair):
+    """Each of the saver's boxes is one of the base's, too, so nothing is known of one that isn't."""
+    merge = fit_agreement(pair.truth, pair.base, pair.base, False)
+    lone = Detections([[0, 0, 10, 10]], [0.9], [0], (99, 99))
+    base = Detections([[50, 50, 60, 60]], [0.05], [0], (99, 99))
+    fused = merge(lone, base)
+    assert fused.bboxes[:, 0].tolist() == [50, 0] and fused.scores[1] < 1e-5  # far behind the base's weakest
 
 
 def test_answers_without_settings_are_the_models_own(pair):

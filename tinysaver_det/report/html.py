@@ -28,7 +28,8 @@ def write_page(path, payload: dict) -> None:
         payload: What it shows; fractions and metrics in [0, 1], P points from all-saver to all-base:
 
             - ``title``, ``metric`` (name of the one that is drawn), ``images``, ``classes_note``, ``made``;
-            - ``saver``, ``base``: ``name``, ``gflops``, ``value`` (of the metric) of each stage alone;
+            - ``saver``, ``base``: ``name``, ``gflops``, ``value`` (of the metric) of each stage alone; ``base`` also
+              ``metrics``, COCO's twelve by name, where a curve has them;
             - ``curves``: one dict per confidence, the chosen one first: ``name``; ``threshold``, ``handover``,
               ``gflops``, ``value``, (P,) each; ``metrics`` (optional), COCO's twelve by name, (P,) each; ``retention``
               by handover and 'mean'; ``saved_at_drop`` by drop in units of the metric;
