@@ -86,6 +86,26 @@ def _sentence(error):
     return message if isinstance(error, OSError) else None
 
 
+class Steps:
+    """Counts finished steps and tells of them; call it after each.
+
+    Args:
+        total: How many there are.
+        progress: Called with the number of finished steps and of all, if it is not None.
+
+    Attributes:
+        done (int): Finished ones.
+    """
+
+    def __init__(self, total: int, progress=None):
+        self.total, self.progress, self.done = total, progress, 0
+
+    def __call__(self, by: int = 1) -> None:
+        self.done += by
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+
 @contextmanager
 def progress_bar(text: str, quiet: bool = False):
     """A progress bar on standard error; none off a terminal or when quiet.

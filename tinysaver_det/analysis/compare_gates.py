@@ -7,6 +7,7 @@ from typing import Optional
 
 import numpy as np
 
+from ..command import Steps
 from ..errors import ConfigError, DataError
 from ..names import refuse_unknown
 from .bootstrap import resamples
@@ -121,14 +122,7 @@ def compare_gates(pair: Pair, names: Sequence[str] = NAMES, metric: Optional[Met
     learning = {n: build().learns_from for n, build in builders.items() if build().learns_from}
     movable = [n for n, source in learning.items() if source == 'pair']
     once = len(names) + folds * len(learning)
-    steps = once * (1 + len(groups or {})) + len(movable) * len(others) * (folds + 1)
-    done = 0
-
-    def step(by=1):
-        nonlocal done
-        done += by
-        if progress is not None:
-            progress(done, steps)
+    step = Steps(once * (1 + len(groups or {})) + len(movable) * len(others) * (folds + 1), progress)
 
     def one(part):
         return _compare(part, names, builders, learning, metric, fold, weights, certainty, step)
@@ -139,13 +133,13 @@ def compare_gates(pair: Pair, names: Sequence[str] = NAMES, metric: Optional[Met
     found, notes = {}, pair.notes()
     shared = dict(images=len(pair.truth), folds=folds, seed=seed, resamples=count, certainty=certainty)
     for name, classes in (groups or {}).items():
-        part, before = pair.only(classes), done
+        part, before = pair.only(classes), step.done
         try:
             found[name] = GateComparison(pair.title, part.truth.classes, holding=_holding(part), **shared,
                                          gates=one(part)[0])
         except DataError as e:
             notes.append(f'{name} is left out: {e}')
-        step(before + once - done)
+        step(before + once - step.done)
     return GateComparison(pair.title, pair.truth.classes, holding=_holding(pair), **shared, gates=figures, groups=found,
                           transfer=transfer, notes=notes)
 

@@ -1,10 +1,11 @@
 """Fit a gate on recorded results."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 import numpy as np
 
+from ..command import Steps
 from ..confidence import LearnedGain
 from ..confidence.gate_features import DOUBT, NAMES, VERSION, class_rows
 from ..confidence.learned import FORMAT, blended, checksum_of, class_doubt
@@ -60,14 +61,7 @@ def fit_gate(pair: Pair, metric: Optional[Metric] = None, seed: int = 0, feature
                         'from: record others, or leave them out')
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2 ** 31:
         raise ConfigError(f'seed must be a whole number of at least 0 and below {2 ** 31}, but got {seed!r}')
-    steps = len(LEARNERS) * (FOLDS + 1) + 2
-    done = 0
-
-    def step():
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, steps)
+    step = Steps(len(LEARNERS) * (FOLDS + 1) + 2, progress)
 
     metric = (metric or Metric('mAP')).settle(pair.evaluator)
     data = _Rows.of(pair, metric, seed)
@@ -225,7 +219,7 @@ def _choose(pair, metric, data, held_out, fold, seed, features):
                 found.append(choice)
     better = 1 if _value(pair, metric, 1) >= _value(pair, metric, 0) else -1  # of a loss the least is to be retained
     best = max(found, key=lambda c: better * c.retention)  # the first of equals
-    return _Choice(**{**best.__dict__, 'closed_form': closed})
+    return replace(best, closed_form=closed)
 
 
 def _retention(pair, metric, order):

@@ -6,6 +6,7 @@ from typing import Optional
 
 import numpy as np
 
+from ..command import Steps
 from ..confidence import Confidence, build_confidence
 from ..errors import ConfigError
 from ..report.sweep_report import GroupRow, Static, SweepReport
@@ -58,14 +59,7 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
     if groups and next(iter(scored.values())).made_for is not None:
         raise ConfigError('a gate knows no other classes than those that it was fitted for, so it has no table of '
                           'groups: see tools/compare_gates.py --group')
-    steps = len(scored) + 2 + len(statics) + (len(groups) + 1 if groups else 0)
-    done = 0
-
-    def step():
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, steps)
+    step = Steps(len(scored) + 2 + len(statics) + (len(groups) + 1 if groups else 0), progress)
 
     curves = []
     for name, confidence in scored.items():
