@@ -28,11 +28,8 @@ def aligned(truth: GroundTruth, results: Results, alignment, stage: str) -> Resu
     """The same boxes with aligned scores; the same object without an alignment."""
     if alignment is None:
         return results
-    order = np.argsort(results.image, kind='stable')
-    ends = np.searchsorted(results.image[order], np.arange(results.images + 1))
     scores = np.empty(len(results))
-    for start, end in zip(ends[:-1], ends[1:]):
-        rows = order[start:end]
+    for rows in results.rows():
         scores[rows] = alignment(stage, results.scores[rows], results.label[rows], truth.classes)
     return replace(results, scores=scores)
 

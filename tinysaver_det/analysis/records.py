@@ -165,17 +165,19 @@ class Results:
         return replace(self, label=new[self.label[kept]],
                        **{k: getattr(self, k)[kept] for k in ('image', 'bboxes', 'scores')})
 
+    def rows(self) -> Iterator[np.ndarray]:
+        """The indices of each image's boxes, in the order of the file."""
+        order = np.argsort(self.image, kind='stable')
+        ends = np.searchsorted(self.image[order], np.arange(self.images + 1))
+        return (order[start:end] for start, end in zip(ends[:-1], ends[1:]))
+
     def detections(self, truth: GroundTruth) -> Iterator[Detections]:
         """The boxes of each image, as the live detector hands them to a confidence."""
-        order = np.argsort(self.image, kind='stable')
-        boxes = self.bboxes[order]
-        boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-        scores, labels = self.scores[order], self.label[order]
-        ends = np.searchsorted(self.image[order], np.arange(self.images + 1))
+        boxes = np.concatenate([self.bboxes[:, :2], self.bboxes[:, :2] + self.bboxes[:, 2:]], axis=1)
         dropped = np.zeros(self.images, np.int64) if self.dropped is None else self.dropped
         features = [None] * self.images if self.features is None else self.features
-        for size, start, end, lost, vector in zip(truth.image_sizes, ends[:-1], ends[1:], dropped, features):
-            yield Detections(boxes[start:end], scores[start:end], labels[start:end], tuple(size), int(lost), vector)
+        for size, rows, lost, vector in zip(truth.image_sizes, self.rows(), dropped, features):
+            yield Detections(boxes[rows], self.scores[rows], self.label[rows], tuple(size), int(lost), vector)
 
 
 def read_ground_truth(path, classes: Optional[Sequence[str]] = None) -> GroundTruth:
