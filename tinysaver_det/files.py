@@ -1,5 +1,6 @@
 """Files that are whole or absent."""
 
+import json
 import os
 import tempfile
 from contextlib import contextmanager
@@ -34,6 +35,28 @@ def whole_path(path):
         if os.path.exists(part):
             os.unlink(part)
         raise
+
+
+def read_json(path, what: str, error: type, way_out: str = ''):
+    """The content of a JSON file.
+
+    Args:
+        path: It.
+        what: For the message, such as 'merge'.
+        error: Class of the error.
+        way_out: What to do where it cannot be read.
+
+    Raises:
+        error: It cannot be read, or is not JSON.
+    """
+    path = os.fspath(path)
+    try:
+        with open(path, encoding='utf-8') as f:
+            return json.load(f)
+    except OSError as e:
+        raise error(f'{what} {path} cannot be read: {e.strerror}' + (f'; {way_out}' if way_out else '')) from e
+    except (ValueError, RecursionError) as e:
+        raise error(f'{what} {path} is not JSON: {e}') from e
 
 
 @contextmanager

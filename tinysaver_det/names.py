@@ -43,6 +43,18 @@ def parse_call(text: str, what: str, examples: str) -> dict:
                           f'{text!r}') from e
 
 
+def class_difference(own: Sequence[str], given: Sequence[str]) -> str:
+    """In what the given classes, which are not ``own`` in that order, differ from them."""
+    new, absent = set(given) - set(own), set(own) - set(given)
+    return f'it lacks {_some(new)}' if new else f'it also has {_some(absent)}' if absent else \
+        'they stand in another order'
+
+
+def _some(names):
+    names = sorted(names)
+    return ', '.join(repr(n) for n in names[:5]) + (', ...' if len(names) > 5 else '')
+
+
 def refuse_unknown(given: Iterable[str], known: Sequence[str], what: str) -> None:
     """Refuse the first given name that is not known.
 

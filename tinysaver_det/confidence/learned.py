@@ -11,6 +11,7 @@ import numpy as np
 from ..detections import Detections
 from ..errors import ClassesError, ConfigError, GateError
 from ..files import whole_file
+from ..names import class_difference
 from . import gate_features
 from .base import Confidence
 from .trees import Trees
@@ -96,13 +97,10 @@ class LearnedGain(Confidence):
         return gain, doubt
 
     def bind(self, classes):
-        lacking = [c for c in self.classes if c not in classes]
-        new = [c for c in classes if c not in self.classes]
         if tuple(classes) != self.classes:
-            difference = f'it lacks {_some(new)}' if new else f'it also has {_some(lacking)}' if lacking else \
-                'they stand in another order'
             raise ClassesError(f'the gate was fitted for {len(self.classes)} target classes, other than these '
-                               f'{len(classes)} ({difference}): fit one for these with tools/fit_gate.py --classes')
+                               f'{len(classes)} ({class_difference(self.classes, classes)}): fit one for these with '
+                               'tools/fit_gate.py --classes')
 
     def check_saver(self, name=None, weights=None):
         for kind, given in (('name', name), ('weights', weights)):
@@ -293,7 +291,3 @@ def _finite(content, *keys):
 
 def _model(stored):
     return Trees.from_dict(stored['trees']) if 'trees' in stored else Linear(**stored['linear'])
-
-
-def _some(names):
-    return ', '.join(repr(n) for n in names[:5]) + (', ...' if len(names) > 5 else '')

@@ -3,10 +3,10 @@
 Plain numpy; the live detector and the analysis of recorded results use these same classes.
 """
 
-import json
 import os
 
 from ..errors import ConfigError
+from ..files import read_json
 from .agreement import Agreement
 from .fuse import Fuse
 from .replace import Replace
@@ -34,13 +34,7 @@ def build_merge(config=None):
     where = ''
     if isinstance(config, (str, os.PathLike)) and str(config).endswith('.json'):
         where = f' (read from {os.fspath(config)})'
-        try:
-            with open(config, encoding='utf-8') as f:
-                config = json.load(f)
-        except OSError as e:
-            raise ConfigError(f'merge {config} cannot be read: {e.strerror}') from e
-        except (ValueError, RecursionError) as e:
-            raise ConfigError(f'merge {config} is not JSON: {e}') from e
+        config = read_json(config, 'merge', ConfigError)
         if not isinstance(config, dict):
             raise ConfigError(f'a merge file must hold a dict with a type, but got {str(config)[:40]!r}{where}')
     args = dict(config) if isinstance(config, dict) else dict(type='replace' if config is None else config)

@@ -8,7 +8,7 @@ from typing import Optional
 import numpy as np
 
 from ..errors import ConfigError
-from ..files import whole_file
+from ..files import read_json, whole_file
 
 FORMAT = 1
 STAGES = ('saver', 'base')
@@ -114,14 +114,7 @@ def read_alignment(config) -> Optional[ScoreAlignment]:
     where = ''
     if isinstance(config, (str, os.PathLike)):
         where = f' (read from {os.fspath(config)})'
-        try:
-            with open(config, encoding='utf-8') as f:
-                config = json.load(f)
-        except OSError as e:
-            raise ConfigError(f'score alignment {os.fspath(config)} cannot be read: {e.strerror}; make one with '
-                              'tools/align_scores.py') from e
-        except (ValueError, RecursionError) as e:
-            raise ConfigError(f'score alignment {os.fspath(config)} is not JSON: {e}') from e
+        config = read_json(config, 'score alignment', ConfigError, 'make one with tools/align_scores.py')
     if not isinstance(config, dict) or config.get('format') != FORMAT:
         found = config.get('format') if isinstance(config, dict) else None
         raise ConfigError(f'a score alignment must be of format {FORMAT}, but is of {found!r}{where}: make it anew '

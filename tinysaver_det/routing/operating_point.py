@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Optional
 
 from ..errors import ConfigError, OperatingPointError
-from ..files import whole_file
+from ..files import read_json, whole_file
 from ..merging import build_merge, read_alignment
+from ..names import class_difference
 
 FORMAT = 2  # 1 had neither merge nor alignment: the base's answer replaced the saver's
 
@@ -63,13 +64,7 @@ class OperatingPoint:
             OperatingPointError: It cannot be read, or is of another format.
         """
         path = os.fspath(path)
-        try:
-            with open(path, encoding='utf-8') as f:
-                content = json.load(f)
-        except OSError as e:
-            raise OperatingPointError(f'operating point {path} cannot be read: {e.strerror}') from e
-        except ValueError as e:
-            raise OperatingPointError(f'operating point {path} is not JSON: {e}') from e
+        content = read_json(path, 'operating point', OperatingPointError)
         names = [f.name for f in fields(cls)]
         if not isinstance(content, dict) or isinstance(content.get('format'), bool) \
                 or content.get('format') not in (1, FORMAT):
@@ -123,11 +118,9 @@ class OperatingPoint:
             OperatingPointError: Naming what differs.
         """
         if classes is not None and tuple(classes) != self.classes:
-            ours, theirs = set(self.classes), set(classes)
-            difference = (f'it lacks {_some(theirs - ours)}' if theirs - ours else f'it also has {_some(ours - theirs)}'
-                          if ours - theirs else 'they stand in another order')
             raise OperatingPointError(f'the operating point was made for {len(self.classes)} target classes, other '
-                                      f'than these {len(classes)} ({difference}): calibrate for these')
+                                      f'than these {len(classes)} ({class_difference(self.classes, classes)}): '
+                                      'calibrate for these')
         if confidence is not None:
             for key, value in confidence.items():
                 if key == 'masses' and value is None:  # not said, so the point's own
@@ -201,8 +194,3 @@ def _short(value):
         return f'the one with checksum {str(value["checksum"])[:12]}'
     text = repr(value)
     return text if len(text) <= 200 else f'{text[:200]}...'
-
-
-def _some(names):
-    names = sorted(names)
-    return ', '.join(repr(n) for n in names[:5]) + (', ...' if len(names) > 5 else '')
