@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from .errors import ConfigError
 
+STAGES = ('saver', 'base')  # what the two are called in configs, files and data samples
+
 
 def type_name(config: dict) -> str:
     """The bare name of a config's ``type``, be it a string (with or without scope or module) or a class."""

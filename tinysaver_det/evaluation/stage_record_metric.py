@@ -15,8 +15,7 @@ from ..analysis.pair import Pair
 from ..analysis.records import positions, read_ground_truth, read_results, some
 from ..errors import ConfigError, DataError
 from ..files import whole_file
-
-STAGES = ('saver', 'base')
+from ..names import STAGES
 
 
 @METRICS.register_module()

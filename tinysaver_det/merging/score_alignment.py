@@ -9,9 +9,9 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..files import read_json, whole_file
+from ..names import STAGES
 
 FORMAT = 1
-STAGES = ('saver', 'base')
 
 
 class ScoreAlignment:

@@ -18,6 +18,7 @@ from ..confidence import build_confidence
 from ..cost import StageCost
 from ..errors import CheckpointError, ConfigError
 from ..merging import build_merge, check_together, read_alignment
+from ..names import STAGES
 from ..registry import TASK_UTILS
 from ..routing import OperatingPoint, Threshold, answers_of
 from .answers import aligned_instances, answer_of_both
@@ -26,7 +27,6 @@ from .nan_watch import NanWatch
 from .neck_features import NeckFeatures, neck_of
 from .stage import Stage, common_classes, to_detections
 
-STAGES = ('saver', 'base')
 PACKED_META = 'tinysaver_det'
 
 
