@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..files import whole_file
+from ..routing.price import NEVER
 from .evaluator import METRICS, CocoFigures, RoutedEvaluator
 from .metric import Metric
 from .walk import Walk
@@ -37,6 +38,8 @@ class OperatingCurve:
             for.
         confidences (numpy.ndarray | None): (I,) of the images.
         walk (Walk | None): The routings at the points.
+        shares (numpy.ndarray | None): (P, K + 1) of the images that each option answers, where there are several.
+        knob (str): What ``thresholds`` are of: a 'threshold', or a 'price', below which compute grows.
     """
 
     name: str
@@ -52,6 +55,8 @@ class OperatingCurve:
     base_figures: Optional[CocoFigures] = None
     confidences: Optional[np.ndarray] = field(default=None, repr=False)
     walk: Optional[Walk] = field(default=None, repr=False)
+    shares: Optional[np.ndarray] = field(default=None, repr=False)
+    knob: str = 'threshold'
 
     def __len__(self):
         return len(self.value)
@@ -157,13 +162,77 @@ def operating_curve(evaluator: RoutedEvaluator, confidences, saver_gflops, base_
         progress: See :meth:`RoutedEvaluator.coco`.
         base_option: The evaluator's option that is the base alone; see :attr:`Pair.base_option`.
     """
-    metric = (metric or Metric('mAP')).settle(evaluator)
     confidences = np.asarray(confidences, np.float64)
     if confidences.shape != (len(evaluator),) or not np.isfinite(confidences).all():
         raise ConfigError(f'there must be a finite confidence for each of the {len(evaluator)} images, but got '
                           f'{np.isfinite(confidences).sum()}')
     order, counts, thresholds = routing_points(confidences, points, include)
     walk = Walk.by_order(order, counts, len(evaluator))
+    saver, base = (np.broadcast_to(np.asarray(g, np.float64), len(evaluator)) for g in (saver_gflops, base_gflops))
+    gflops = np.concatenate([[0.0], np.cumsum(base[order])])[counts] / len(evaluator) + saver.mean()
+    return OperatingCurve(
+        name, thresholds=thresholds, handover=counts / len(evaluator), gflops=gflops, saver_gflops=float(saver.mean()),
+        base_gflops=float(base.mean()), confidences=confidences, walk=walk,
+        **_figures(evaluator, walk, metric, coco, base_option, progress))
+
+
+def policy_curve(pair, policy, rows, metric: Optional[Metric] = None, points: Optional[int] = None, name: str = '',
+                 coco: bool = True, include: Sequence[float] = (), progress=None) -> OperatingCurve:
+    """The exact curve of a cascade of any number of options, over all settings of a policy's knob.
+
+    Args:
+        pair (Pair): Saver and base, or a :class:`~tinysaver_det.analysis.cascade.Cascade`.
+        policy: Of :mod:`tinysaver_det.routing`; its own setting is not looked at.
+        rows: (I, M) what it decides by, see :func:`~tinysaver_det.analysis.scoring.policy_rows`.
+        metric: mAP by default.
+        points: At most so many, evenly spaced in GFLOPs; all by default.
+        name: Of the confidence.
+        coco: Whether to keep COCO's twelve metrics and the classes' AP.
+        include: Settings whose routing shall be among the points in any case.
+        progress: See :meth:`RoutedEvaluator.coco`.
+    """
+    evaluator, costs, rows = pair.evaluator, pair.costs, np.asarray(rows, np.float64)
+    if len(rows) != len(evaluator) or not np.isfinite(rows).all():
+        raise ConfigError(f'there must be finite numbers to decide by for each of the {len(evaluator)} images, but got '
+                          f'rows of shape {rows.shape}')
+    at, image, option = policy.changes(rows)
+    if points is not None and points < 2:
+        raise ConfigError(f'a curve needs at least 2 points, but got {points}')
+    falling = policy.knob == 'price'
+    parted = np.concatenate([[0], np.flatnonzero(np.diff(at)) + 1, [len(at)]])  # changes made at each point
+    if not len(at):
+        parted = np.zeros(1, np.int64)
+    if points is not None and points < len(parted):
+        every = Walk(np.zeros(len(evaluator), np.int8), np.searchsorted(parted, np.arange(len(at)), side='right'),
+                     image, option, len(parted))
+        spent = every.totals(costs)
+        wanted = np.linspace(spent[0], spent[-1], points)
+        after = np.searchsorted(spent, wanted).clip(0, len(spent) - 1)
+        before = np.maximum(after - 1, 0)
+        nearest = np.where(wanted - spent[before] <= spent[after] - wanted, before, after)
+        made = [np.searchsorted(-at, -v) if falling else np.searchsorted(at, v) for v in include]
+        parted = np.unique(np.concatenate([parted[nearest], [0, len(at)], made]).astype(np.int64))
+    walk = Walk(np.zeros(len(evaluator), np.int8), np.searchsorted(parted, np.arange(len(at)), side='right'), image,
+                option.astype(np.int8), len(parted))
+    inner = parted[1:-1]
+    before, after = at[inner - 1], at[inner]
+    middle = before + (after - before) / 2
+    # a change is made where the threshold is above it, or the price below it
+    middle = np.where(middle < before, middle, after) if falling else np.where(middle > before, middle, after)
+    ends = ([NEVER], [-NEVER]) if falling else ([0.0], [ALWAYS])
+    knobs = np.concatenate([ends[0], middle, ends[1] if len(parted) > 1 else []])
+    options = np.arange(len(costs))[:, None] * np.ones(len(evaluator))
+    shares = np.stack([walk.totals(options == k) for k in range(len(costs))], axis=1) / len(evaluator)
+    return OperatingCurve(
+        name, thresholds=knobs, handover=1 - shares[:, 0], gflops=walk.totals(costs) / len(evaluator),
+        saver_gflops=float(pair.saver_gflops.mean()), base_gflops=float(pair.base_gflops.mean()),
+        confidences=rows[:, 0], walk=walk, shares=shares, knob=policy.knob,
+        **_figures(evaluator, walk, metric, coco, pair.base_option, progress))
+
+
+def _figures(evaluator, walk, metric, coco, base_option, progress):
+    """The metrics of a curve at the points of its walk, and of the base alone."""
+    metric = (metric or Metric('mAP')).settle(evaluator)
     figures = evaluator.coco(walk, progress=progress) if coco else None
     value = metric.of(figures) if coco else None
     if value is None:
@@ -177,10 +246,7 @@ def operating_curve(evaluator: RoutedEvaluator, confidences, saver_gflops, base_
         base_value = metric.values(evaluator, alone)[0, 0]
         if coco:
             base_figures = evaluator.coco(alone)
-    saver, base = (np.broadcast_to(np.asarray(g, np.float64), len(evaluator)) for g in (saver_gflops, base_gflops))
-    gflops = np.concatenate([[0.0], np.cumsum(base[order])])[counts] / len(evaluator) + saver.mean()
-    return OperatingCurve(name, metric, thresholds, counts / len(evaluator), gflops, value, float(saver.mean()),
-                          float(base.mean()), float(base_value), figures, base_figures, confidences, walk)
+    return dict(metric=metric, value=value, base=float(base_value), figures=figures, base_figures=base_figures)
 
 
 def routing_points(confidences, points: Optional[int] = None, include: Sequence[float] = ()):

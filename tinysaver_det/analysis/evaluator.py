@@ -125,31 +125,41 @@ class RoutedEvaluator:
         with np.errstate(invalid='ignore'):
             return total / count
 
-    def class_gains(self, routing, ious: Sequence[int] = ALL_IOUS) -> np.ndarray:
-        """What each class's AP gains through each image being answered by option 1 in place of option 0, exactly.
+    def class_gains(self, routing, ious: Sequence[int] = ALL_IOUS, options: Optional[Sequence[int]] = None) -> np.ndarray:
+        """What each class's AP gains through each image being answered by an option in place of option 0, exactly.
 
         Args:
-            routing: (I,) options 0 and 1, by which all other images are answered.
+            routing: (I,) options by which all other images are answered.
             ious: As in :meth:`mean_ap`.
+            options: (K,) which; all but option 0 by default.
 
         Returns:
-            numpy.ndarray: (I, C) float64; 0 where the image has no box of the class, and for a class without objects.
+            numpy.ndarray: (I, C, K) float64; 0 where the image has no box of the class, and for a class without
+            objects.
         """
         routing, weights = np.asarray(routing, np.int8), np.ones(len(self), np.int32)
-        gained = np.zeros((len(self), len(self.truth.classes)))
+        options = np.arange(1, len(self.options)) if options is None else np.asarray(options)
+        gained = np.zeros((len(self), len(self.truth.classes), len(options)))
         ious = tuple(ious)
+        tried = np.concatenate([[0], options])
 
         def one(unit):
             _, c = unit
             images = np.unique(self._image[self._ends[c]:self._ends[c + 1]])
             if not len(images) or not self.objects[0, c].any():
                 return
-            points = len(images) + 1  # image k stands on its other side at point k alone
+            # one image at a time stands on another option, for one point; the last point is the routing itself
+            other = tried[:, None] != routing[images]
+            option, image = np.nonzero(other)
+            points = len(image) + 1
             at = np.repeat(np.arange(points), 2)[1:-1]
-            option = np.stack([1 - routing[images], routing[images]], axis=1).ravel()
+            change = np.stack([tried[option], routing[images[image]]], axis=1).ravel()
             out = np.empty((points, 6))
-            self._walk(0, c, ious, self._checked(Walk(routing, at, np.repeat(images, 2), option, points)), weights, out)
-            gained[images, c] = (out[:-1, 0] - out[-1, 0]) * np.where(routing[images] == 0, 1, -1)
+            walk = Walk(routing, at, np.repeat(images[image], 2), change, points)
+            self._walk(0, c, ious, self._checked(walk), weights, out)
+            value = np.full(other.shape, out[-1, 0])
+            value[option, image] = out[:-1, 0]
+            gained[images, c] = (value[1:] - value[0]).T
 
         self._each([(0, c) for c in range(len(self.truth.classes))], one, None)
         return gained

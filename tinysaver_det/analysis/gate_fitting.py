@@ -138,7 +138,7 @@ class _Rows:
         if not len(image):
             raise DataError(f'{pair.saver.name} has no boxes of the {len(pair.truth.classes)} target classes: there is '
                             'nothing to learn from')
-        gains, units = class_gains(pair.evaluator, metric, seed=seed), gain_units(pair.evaluator, metric)
+        gains, units = class_gains(pair.evaluator, metric, seed=seed)[..., 0], gain_units(pair.evaluator, metric)
         if not np.ptp(gains.sum(axis=1)):
             raise DataError(f'{pair.base.name} gains the same over {pair.saver.name} on each of the {len(pair.truth)} '
                             'images: there is nothing to learn; are both results of the same model?')

@@ -51,6 +51,21 @@ class Pair:
         for name in ('saver_gflops', 'base_gflops'):
             object.__setattr__(self, name, check_gflops(getattr(self, name), len(self.truth), name))
 
+    @property
+    def options(self) -> tuple:
+        """(Results, ...) of the options: 0, the saver, and those that it hands over to, here the base alone."""
+        return self.saver, self.base
+
+    @property
+    def option_gflops(self) -> np.ndarray:
+        """(K, I) GFLOPs of the options 1 to K alone."""
+        return self.base_gflops[None]
+
+    @property
+    def costs(self) -> np.ndarray:
+        """(K + 1, I) GFLOPs of each image at each option: the saver runs on all."""
+        return np.concatenate([self.saver_gflops[None], self.saver_gflops + self.option_gflops])
+
     @cached_property
     def answers(self) -> tuple:
         """(Results, Results) of the cascade on images that are kept and that are handed over, on all images each."""
@@ -75,7 +90,7 @@ class Pair:
     @property
     def title(self) -> str:
         """'saver -> base', by their names."""
-        return f'{self.saver.name} -> {self.base.name}'
+        return f'{self.saver.name} -> {", ".join(r.name for r in self.options[1:])}'
 
     def take(self, images) -> 'Pair':
         """The same on some of the images; (N,) indices, ascending."""
@@ -99,7 +114,7 @@ class Pair:
     def notes(self) -> list:
         """Sentences that belong beside the figures."""
         notes = list(self.truth.notes)
-        for results in (self.saver, self.base):
+        for results in self.options:
             if len(results.without):
                 ids = self.truth.image_ids[results.without]
                 notes.append(f'{results.name} has no boxes on {some(ids, "images")} of {len(self.truth)}: taken as '

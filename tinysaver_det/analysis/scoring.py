@@ -28,6 +28,17 @@ def confidences(results: Results, truth: GroundTruth, confidence: Confidence) ->
     return np.array([confidence(d) for d in results.detections(truth)], np.float64)
 
 
+def policy_rows(results: Results, truth: GroundTruth, confidence: Confidence, policy) -> np.ndarray:
+    """(I, M) what a policy of :mod:`tinysaver_det.routing` decides by, by the same code as in the live detector.
+
+    Raises:
+        ConfigError: The confidence does not tell what the policy needs.
+    """
+    confidence.bind(truth.classes)
+    policy.check(confidence)
+    return np.array([policy.measure(confidence, d) for d in results.detections(truth)], np.float64)
+
+
 def parse_confidence(text: str) -> dict:
     """A confidence's configuration from a command line: ``BoxEntropy``, ``TopKMean(k=3)``, or a gate's file or folder.
 

@@ -25,10 +25,13 @@ class Confidence(ABC):
             saver's neck; only then they are taken.
         made_for (dict | None): The one saver that it is for: ``name`` and, where known, ``weights`` (SHA-256); None
             for any.
+        options (int | None): For how many options of the base it tells what each gains (see :meth:`assess`); None for
+            a confidence that tells no gains.
     """
 
     needs_features: bool = False
     made_for: Optional[dict] = None
+    options: Optional[int] = None
 
     def __call__(self, detections: Detections) -> float:
         """The confidence of one image.
@@ -42,12 +45,43 @@ class Confidence(ABC):
         Raises:
             ConfigError: A class of the user's own gave something else, or features are needed and there are none.
         """
+        if not self._usable(detections):
+            return 0.0
+        return self._in_range(self.score(detections), detections)
+
+    def assess(self, detections: Detections):
+        """The confidence of one image, and what each option of the base is expected to gain on it.
+
+        Args:
+            detections: As for a call.
+
+        Returns:
+            tuple: The confidence, and (K,) float64 gains, so that their mean over images is about what the metric
+            gains; None in place of the gains for an image whose answer is not to be trusted, as its confidence is 0.
+
+        Raises:
+            ConfigError: This confidence tells no gains.
+        """
+        if self.options is None:
+            raise ConfigError(f'{type(self).__name__} does not tell what the options of the base gain: fit a gate for '
+                              'them with tools/fit_gate.py')
+        if not self._usable(detections):
+            return 0.0, None
+        value, gains = self.score_and_gains(detections)
+        return self._in_range(value, detections), gains
+
+    def score_and_gains(self, detections: Detections):
+        """As :meth:`assess`, for an image whose boxes (and features, where needed) were all finite."""
+        raise NotImplementedError
+
+    def _usable(self, detections):
         if self.needs_features and detections.features is None:
             raise ConfigError(f"{type(self).__name__} needs the features of the saver's neck, but an image has none: "
                               'record them with tools/test.py CONFIG --sweep --features')
-        if detections.dropped or self.needs_features and not np.isfinite(detections.features).all():
-            return 0.0
-        value = float(self.score(detections))
+        return not (detections.dropped or self.needs_features and not np.isfinite(detections.features).all())
+
+    def _in_range(self, value, detections):
+        value = float(value)
         if not 0 <= value <= 1:  # NaN fails too
             raise ConfigError(f'{type(self).__name__} must give a confidence in [0, 1], but gave {value} for an image '
                               f'with {len(detections)} boxes')

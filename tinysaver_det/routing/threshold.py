@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from ..confidence import Confidence
+from ..detections import Detections
 from ..errors import ConfigError
 
 
@@ -21,6 +23,8 @@ class Threshold:
     Source: TinySaver exits an image whose confidence exceeds a threshold (arXiv 2403.17726).
     """
 
+    knob = 'threshold'
+
     def __init__(self, threshold: float):
         self.threshold = threshold
 
@@ -37,16 +41,52 @@ class Threshold:
                               f'always does), but got {value!r}')
         self._threshold = float(value)
 
-    def __call__(self, confidences) -> np.ndarray:
+    value = threshold
+
+    def check(self, confidence: Confidence) -> None:
+        """Any confidence will do."""
+
+    def measure(self, confidence: Confidence, detections: Detections) -> np.ndarray:
+        """(1,) what decides about an image: its confidence."""
+        return np.array([confidence(detections)])
+
+    def __call__(self, rows) -> np.ndarray:
         """The option of each image.
 
         Args:
-            confidences: (N,) in [0, 1].
+            rows: (N, M) of :meth:`measure`; (N,) confidences in [0, 1] will do where nothing else decides.
 
         Returns:
             numpy.ndarray: (N,) int64, 0 = keep, 1 = hand over.
         """
-        return (np.asarray(confidences, dtype=np.float64) < self.threshold).astype(np.int64)
+        rows = _as_rows(rows)
+        return np.where(rows[:, 0] < self.threshold, self.options_of(rows), 0)
+
+    def options_of(self, rows) -> np.ndarray:
+        """(N,) int64, the option of each image where it is handed over: the only one."""
+        return np.ones(len(rows), np.int64)
+
+    def changes(self, rows):
+        """Where images change their option while the threshold rises.
+
+        Args:
+            rows: As for a call.
+
+        Returns:
+            tuple: (F,) float64 ascending, the confidences; above one, (F,) the image has (F,) the option.
+        """
+        rows = _as_rows(rows)
+        order = np.argsort(rows[:, 0], kind='stable')
+        return rows[order, 0], order, self.options_of(rows)[order]
+
+    def to_dict(self) -> dict:
+        """Plain values, from which :func:`~tinysaver_det.routing.build_policy` makes the same."""
+        return dict(type='Threshold', threshold=self.threshold)
 
     def __repr__(self):
         return f'Threshold({self.threshold})'
+
+
+def _as_rows(rows):
+    rows = np.asarray(rows, np.float64)
+    return rows[:, None] if rows.ndim == 1 else rows
