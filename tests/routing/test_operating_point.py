@@ -1,11 +1,11 @@
 import json
 import os
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 
 import pytest
 
 from tinysaver_det.errors import OperatingPointError
-from tinysaver_det.routing import OperatingPoint, answers_of
+from tinysaver_det.routing import OperatingPoint, Price, answers_of, build_policy
 
 CLASSES = ('cat', 'dog', 'bus')
 SUMS = {name: f'{k}' * 64 for k, name in enumerate(('saver', 'base', 'other', 'annotations'))}
@@ -17,7 +17,7 @@ POINT = OperatingPoint(
     metric=dict(name='f1', scores=[0.25, 0.5]), target=dict(max_drop=0.005), method='bootstrap', certainty=0.95,
     for_images=2000.0, expected=dict(handover=0.25, drop=0.001, bound=0.004, interval=[-0.002, 0.004]),
     calibration=dict(annotations=SUMS['annotations'], images=3, marks=MARKS, leak=False, resamples=1000, seed=0))
-CONTENT = json.loads(json.dumps(asdict(POINT)))
+CONTENT = json.loads(json.dumps(POINT.to_dict()))
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def test_round_trip(tmp_path):
     assert OperatingPoint.read(path) == POINT == OperatingPoint.read(str(path))
     assert os.listdir(path.parent) == ['operating_point.json']
     content = json.loads(path.read_text())
-    assert content == CONTENT and content['format'] == 2
-    assert list(content) == [f.name for f in fields(OperatingPoint)]
+    assert content == CONTENT and content['format'] == 3
+    assert list(content) == ['lambda' if f.name == 'price' else f.name for f in fields(OperatingPoint)]
 
 
 @pytest.mark.parametrize('threshold', [0, 0.0, 1, 2.0, 1e-300, 0.1 + 0.2])
@@ -93,14 +93,14 @@ def test_file_that_is_no_text_is_refused(write):
 
 
 @pytest.mark.parametrize('content, found', [
-    ([], 'None'), (None, 'None'), (0.5, 'None'), ({}, 'None'), (dict(CONTENT, format=3), '3'),
+    ([], 'None'), (None, 'None'), (0.5, 'None'), ({}, 'None'), (dict(CONTENT, format=4), '4'),
     (dict(CONTENT, format=True), 'True'),
     (dict(CONTENT, format='1'), "'1'"), (dict(CONTENT, format=None), 'None')])
 def test_other_format_is_refused(write, content, found):
     path = write(content)
     with pytest.raises(OperatingPointError) as error:
         OperatingPoint.read(path)
-    sentence(error, f'{path} must be of format 2, but is of {found}', 'tools/calibrate.py')
+    sentence(error, f'{path} must be of format 3, but is of {found}', 'tools/calibrate.py')
 
 
 @pytest.mark.parametrize('lacking', [[n] for n in CONTENT if n != 'format'] + [['classes', 'threshold']])
@@ -264,3 +264,63 @@ def test_damaged_answers_are_refused(write, changes, words):
     with pytest.raises(OperatingPointError) as error:
         OperatingPoint.read(write(dict(CONTENT, **changes)))
     sentence(error, words)
+
+
+# ---- several options -----------------------------------------------------------------------------------------------
+
+SEVERAL = replace(
+    POINT, threshold=None, price=1.25, gflops=(0.5, 4.5, 10.5), routing=dict(type='Price', gflops=[4.0, 10.0]),
+    base=dict(POINT.base, size=640), lighter=(dict(name='large_416', results='d' * 64, weights=None, size=416),))
+AS_FOUND = [dict(name='large_416', size=416), dict(name='large', size=640)]
+
+
+def test_a_file_of_the_second_format_has_one_option_and_a_threshold(write):
+    old = {k: v for k, v in CONTENT.items() if k not in ('lambda', 'routing', 'lighter')}
+    point = OperatingPoint.read(write(dict(old, format=2)))
+    assert point == POINT and point.price is None and point.policy == dict(type='Threshold', threshold=.375)
+    assert point.options == (dict(POINT.base, size=None, gflops=pytest.approx(10.47)),)
+
+
+def test_a_price_is_called_lambda_in_the_file(tmp_path):
+    SEVERAL.save(tmp_path / 'p.json')
+    content = json.loads((tmp_path / 'p.json').read_text())
+    assert content['lambda'] == 1.25 and content['threshold'] is None and 'price' not in content
+    point = OperatingPoint.read(tmp_path / 'p.json')
+    assert point == SEVERAL and point.policy == dict(type='Price', price=1.25, gflops=[4.0, 10.0])
+    policy = build_policy(point.policy)
+    assert policy([[.9, .1, .2]]).tolist() == [2] and isinstance(policy, Price)
+    assert [(o['name'], o['size'], o['gflops']) for o in point.options] == [('large_416', 416, 4), ('large', 640, 10)]
+
+
+def test_smallest_scale_keeps_its_threshold(tmp_path):
+    routing = dict(type='SmallestScale', pixels=20.0, sizes=[416, 640])
+    point = replace(SEVERAL, threshold=.25, price=None, routing=routing)
+    point.save(tmp_path / 'p.json')
+    assert OperatingPoint.read(tmp_path / 'p.json').policy == dict(routing, threshold=.25)
+
+
+@pytest.mark.parametrize('change, named', [
+    ({'lambda': None}, 'lambda'), ({'lambda': True}, 'lambda'), ({'lambda': float('nan')}, 'lambda'),
+    (dict(threshold=.5), 'threshold'), (dict(gflops=[.5, 4.5]), 'gflops'), (dict(gflops=[.5, None, 4.5]), 'gflops'),
+    (dict(lighter=[{}]), 'lighter'), (dict(lighter=[]), 'gflops'), (dict(routing=dict(type='Price')), 'routing'),
+    (dict(routing=dict(type='Price', gflops=[4.0])), 'routing'), (dict(routing={}), 'routing')])
+def test_options_that_do_not_fit_each_other_are_refused(write, change, named):
+    path = write(json.dumps(dict(json.loads(json.dumps(SEVERAL.to_dict())), **change)))
+    with pytest.raises(OperatingPointError) as error:
+        OperatingPoint.read(path)
+    sentence(error, f'{path} is damaged in ', named, 'tools/calibrate.py')
+
+
+def test_point_for_other_options_is_refused_by_name():
+    SEVERAL.check(options=AS_FOUND)
+    SEVERAL.check(options=[{}, dict(weights='0' * 64)])
+    for options, *words in (
+            (AS_FOUND[1:], "large_416, large", 'has 1 option (large)'),
+            ([dict(size=512), dict(size=640)], "'large_416' at 416 pixels as option 1", '512 pixels wide or high'),
+            ([dict(name='x'), AS_FOUND[1]], "'large_416' as option 1", "is 'x'")):
+        with pytest.raises(OperatingPointError) as error:
+            SEVERAL.check(options=options)
+        sentence(error, 'the operating point was made for', *words, 'calibrate for these')
+    with pytest.raises(OperatingPointError) as error:
+        replace(SEVERAL, base=dict(SEVERAL.base, weights=SUMS['base'])).check(options=[{}, dict(weights='0' * 64)])
+    sentence(error, "'large' as option 2", 'another model, or has other weights')

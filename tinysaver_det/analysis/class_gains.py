@@ -16,9 +16,9 @@ def class_gains(evaluator: RoutedEvaluator, metric: Metric, contexts: int = CONT
     """(I, C, K) the metric's gain through an option's boxes of one class on one image in place of the saver's.
 
     What an image gains depends on how all others are routed. So it is computed, each time exactly, in several
-    contexts: in each the other images are handed over at random, a share of them that is spread evenly over 0 to 1, each
-    to any of the options; the mean is taken. For mAP and a macro F1 the sum over classes is the image's exact marginal
-    gain (mean over the contexts), since these are means over classes; for a micro F1 it is so to first order.
+    contexts: in each the other images are handed over at random, a share of them that is spread evenly over 0 to 1,
+    each to any of the options; the mean is taken. For mAP and a macro F1 the sum over classes is the image's exact
+    marginal gain (mean over the contexts), since these are means over classes; for a micro F1 it is so to first order.
 
     Args:
         evaluator: Of the saver, as option 0, and the options.

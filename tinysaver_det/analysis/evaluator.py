@@ -125,7 +125,8 @@ class RoutedEvaluator:
         with np.errstate(invalid='ignore'):
             return total / count
 
-    def class_gains(self, routing, ious: Sequence[int] = ALL_IOUS, options: Optional[Sequence[int]] = None) -> np.ndarray:
+    def class_gains(self, routing, ious: Sequence[int] = ALL_IOUS,
+                    options: Optional[Sequence[int]] = None) -> np.ndarray:
         """What each class's AP gains through each image being answered by an option in place of option 0, exactly.
 
         Args:
