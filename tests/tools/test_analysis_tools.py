@@ -275,7 +275,7 @@ SWEEP = {
     'class of a group': (lambda m: [*pair(m.here), '--group', 'pets=dgo'], "did you mean 'dog'"),
     'groups of another data set': (lambda m: [*pair(m.here), '--group', 'coco'], "'person' is not a class"),
     'no point': (lambda m: [*pair(m.here), '--operating-point', 'nowhere.json'], 'nowhere.json cannot be read'),
-    'damaged point': (lambda m: [*pair(m.here), '--operating-point', m.here / 'ann.json'], 'must be of format 2'),
+    'damaged point': (lambda m: [*pair(m.here), '--operating-point', m.here / 'ann.json'], 'must be of format 3'),
 }
 HALF = ['--handover', 0.5, '--resamples', 20]
 CALIBRATE = {
