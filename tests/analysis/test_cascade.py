@@ -151,7 +151,8 @@ def test_gflops_behind_a_file(tmp_path):
     odd.write_text('')
     for text, found in (('x.json:1.5', ('x.json', 1.5)), ('n=x.json:1e1', ('n=x.json', 10.0)),
                         ('x.json', ('x.json', None)), ('n=c:/x.json', ('n=c:/x.json', None)),
-                        (str(odd), (str(odd), None)), (f'n={odd}', (f'n={odd}', None)), (f'{odd}:2', (str(odd), 2.0)), (':3', (':3', None))):
+                        (str(odd), (str(odd), None)), (f'n={odd}', (f'n={odd}', None)),
+                        (f'{odd}:2', (str(odd), 2.0)), (':3', (':3', None))):
         assert split_gflops(text) == found
 
 
