@@ -4,7 +4,7 @@ import numpy as np
 
 from tinysaver_det.analysis import gate_fitting, learners
 from tinysaver_det.confidence import LearnedGain, gate_features
-from tinysaver_det.confidence.learned import FORMAT, Linear, checksum_of
+from tinysaver_det.confidence.learned import Linear, checksum_of
 from tinysaver_det.confidence.trees import Trees
 from tinysaver_det.detections import Detections
 
@@ -29,7 +29,7 @@ def gate_content(classes=CLASSES, weights=None, neck=None, **changes):
     fitted = dict(images=20, annotations='a' * 64, seed=0, folds=5, learners=['trees', 'ridge'], retention=.5,
                   closed_form=.25, columns=[*gate_features.NAMES, 'log_objects', 'class_rate'])
     return signed({**dict(
-        format=FORMAT, layout=gate_features.VERSION, saver=dict(name='nano', results='b' * 64, weights=weights),
+        format=1, layout=gate_features.VERSION, saver=dict(name='nano', results='b' * 64, weights=weights),
         base=dict(name='large', results='c' * 64, weights=None), classes=list(classes),
         metric=dict(name='mAP', scores=None), units=[.1 * (k + 1) for k in range(len(classes))],
         class_features=[[1., .5]] * len(classes), models=[

@@ -140,27 +140,30 @@ def test_features_that_are_not_finite_are_left_out(pair, fit, bad):
     assert np.isfinite(found).all() and (found[[3, 17]] == 0).all() == gate.needs_features
 
 
-def test_neck_is_fitted_out_of_fold():
+@pytest.mark.parametrize('options', [1, 2])
+def test_neck_is_fitted_out_of_fold(options):
     rng = np.random.default_rng(0)
     features, fold = rng.normal(size=(200, 5)), np.arange(200) % 4
     features[7] = np.nan
-    residual = 1e-5 * (2 * features[:, 1] - features[:, 3]) + 3e-5
+    residual = 1e-5 * np.stack([2 * features[:, 1] - features[:, 3], features[:, 0] - 1], axis=1)[:, :options] + 3e-5
     residual[7] = 0
     neck, held_out = fit_neck(features, residual, fold)
     there = np.arange(200) != 7
-    fitted = (features - neck['mean']) @ neck['coefficients']
-    for found in (fitted, held_out):
-        assert np.corrcoef(found[there], residual[there])[0, 1] > .99
-    assert held_out[7] == 0 and (held_out[there] != fitted[there]).all()
+    assert np.shape(neck['coefficients']) == ((5,) if options == 1 else (5, 2))
+    fitted = ((features - neck['mean']) @ neck['coefficients']).reshape(200, options)
+    for k in range(options):
+        for found in (fitted, held_out):
+            assert np.corrcoef(found[there, k], residual[there, k])[0, 1] > .99
+    assert (held_out[7] == 0).all() and (held_out[there] != fitted[there]).all()
     residual[0] += 1
     changed = fit_neck(features, residual, fold)[1]
-    assert (changed[fold == 0] == held_out[fold == 0]).all() or np.allclose(changed[fold == 0], held_out[fold == 0])
+    assert np.allclose(changed[fold == 0], held_out[fold == 0], rtol=0, atol=1e-12)
 
 
 def test_a_feature_that_never_changes_does_no_harm():
     rng = np.random.default_rng(0)
     features = np.hstack([rng.normal(size=(50, 2)), np.full((50, 1), 7.)])
-    neck, held_out = fit_neck(features, rng.normal(size=50), np.arange(50) % 5)
+    neck, held_out = fit_neck(features, rng.normal(size=(50, 1)), np.arange(50) % 5)
     assert neck['coefficients'][2] == 0 and np.isfinite(held_out).all()
 
 
@@ -197,7 +200,8 @@ def test_what_the_gate_says_of_its_fit(pair, fit, capsys):
     assert done == [(k + 1, len(done)) for k in range(len(done))]
     found = gate.gate
     assert found['saver'] == dict(name='0', results=pair.saver.checksum, weights='d' * 64)
-    assert found['base'] == dict(name='1', results=pair.base.checksum, weights=None)
+    assert found['format'] == 2 and found['options'] == [
+        dict(name='1', results=pair.base.checksum, weights=None, size=None, gflops=10.)]
     assert found['classes'] == list(pair.truth.classes) and len(found['units']) == 6
     assert found['metric']['name'] == 'f1' and len(found['metric']['scores']) == 2
     assert (found['fitted']['images'], found['fitted']['seed']) == (40, 5)

@@ -8,10 +8,11 @@ import numpy as np
 from ..command import Steps
 from ..confidence import LearnedGain
 from ..confidence.gate_features import DOUBT, NAMES, VERSION, class_rows
-from ..confidence.learned import FORMAT, blended, checksum_of, class_doubt
+from ..confidence.learned import FORMAT, best_order, blended, checksum_of, class_doubt, parted
 from ..errors import ConfigError, DataError
+from ..routing import Price
 from .class_gains import class_gains, gain_units
-from .curve import operating_curve
+from .curve import operating_curve, policy_curve
 from .folds import fold_of
 from .learners import LEARNERS, fit_neck, stored
 from .metric import Metric
@@ -36,6 +37,9 @@ def fit_gate(pair: Pair, metric: Optional[Metric] = None, seed: int = 0, feature
     predict the image's exact gain in that class, in objects (see :func:`class_gains`). Which of them are taken, and how
     far the gate leans to the closed form, is decided by 5-fold cross-validation over images: by the mean retention of
     their routing, computed exactly.
+
+    For a :class:`~tinysaver_det.analysis.cascade.Cascade` all of this is done for each option of the base, in models
+    that predict the gains of all, and images are routed by a price.
 
     Args:
         pair: Saver and base on the calibration images; an alignment or merge is not looked at.
@@ -71,12 +75,13 @@ def fit_gate(pair: Pair, metric: Optional[Metric] = None, seed: int = 0, feature
     if seen.sum() < 2 * FOLDS or seen.max() == seen.sum():  # a fold would leave no row to learn from
         raise DataError(f'{pair.saver.name} has boxes on {seen.sum()} of the {len(pair.truth)} images, too few to '
                         f'learn from: a gate needs them on at least {2 * FOLDS}')
-    held_out = {name: np.zeros(len(data.image)) for name in (*LEARNERS, CLOSED)}
+    held_out = {name: np.zeros((len(data.image), data.options)) for name in (*LEARNERS, CLOSED)}
     for k in range(FOLDS):
         fitted = data.using(fold != k)
         held_out[CLOSED][~fitted.rows] = class_doubt(fitted.columns[~fitted.rows])
         for name, learner in LEARNERS.items():
-            held_out[name][~fitted.rows] = learner(*fitted.to_learn(), seed).predict(fitted.columns[~fitted.rows])
+            found = learner(*fitted.to_learn(), seed).predict(fitted.columns[~fitted.rows])
+            held_out[name][~fitted.rows] = found.reshape(-1, data.options)
             step()
     whole = data.using(np.ones(len(pair.truth), bool))
     best = _choose(pair, metric, data, held_out, fold, seed, features)
@@ -85,18 +90,28 @@ def fit_gate(pair: Pair, metric: Optional[Metric] = None, seed: int = 0, feature
         if name in best.learners:
             models.append(dict(stored(learner(*whole.to_learn(), seed)), name=name, weight=1 / len(best.learners)))
         step()
+    rates = ['class_rate'] if data.options == 1 else [f'class_rate_{k + 1}' for k in range(data.options)]
     content = dict(
-        format=FORMAT, layout=VERSION, **{s: dict(name=r.name, results=r.checksum, weights=pair.weights.get(s))
-                                          for s, r in (('saver', pair.saver), ('base', pair.base))},
-        classes=list(pair.truth.classes),
+        format=FORMAT, layout=VERSION, saver=dict(name=pair.saver.name, results=pair.saver.checksum,
+                                                  weights=pair.weights.get('saver')),
+        options=_described(pair), classes=list(pair.truth.classes),
         metric=dict(name=metric.name, scores=metric.scores and list(metric.scores)), units=data.units.tolist(),
-        class_features=whole.of_class.tolist(), models=models, lean=best.lean, mean_gain=best.mean_gain,
-        mean_doubt=best.mean_doubt, empty=best.empty, centre=best.centre, neck=best.neck,
+        class_features=whole.of_class.tolist(), models=models, lean=best.lean, mean_gain=best.mean_gain.tolist(),
+        mean_doubt=best.mean_doubt.tolist(), empty=best.empty.tolist(), scale=best.scale.tolist(), centre=best.centre,
+        neck=best.neck,
         fitted=dict(images=len(pair.truth), annotations=pair.truth.checksum, marks=pair.truth.marks(), seed=seed,
                     folds=FOLDS, learners=list(best.learners), retention=best.retention,
-                    closed_form=best.closed_form, columns=[*NAMES, 'log_objects', 'class_rate']))
+                    closed_form=best.closed_form, columns=[*NAMES, 'log_objects', *rates]))
     step()
     return LearnedGain(gate=dict(content, checksum=checksum_of(content)))
+
+
+def _described(pair):
+    """What a gate says of each option of the base, the cheapest first."""
+    lighter = [(o.results, o.weights, o.size) for o in getattr(pair, 'lighter', ())]
+    found = [*lighter, (pair.base, pair.weights.get('base'), getattr(pair, 'size', None))]
+    return [dict(name=results.name, results=results.checksum, weights=weights, size=size, gflops=float(gflops))
+            for (results, weights, size), gflops in zip(found, pair.option_gflops.mean(axis=1))]
 
 
 def few_images(images: int) -> list:
@@ -112,8 +127,8 @@ class _Rows:
     Attributes:
         image, label (numpy.ndarray): (R,) of each row.
         columns (numpy.ndarray): (R, F).
-        gained (numpy.ndarray): (R,) gain in objects.
-        gains (numpy.ndarray): (I,) of whole images, in the metric.
+        gained (numpy.ndarray): (R, K) gain of each option in objects.
+        gains (numpy.ndarray): (I, K) of whole images, in the metric.
         units (numpy.ndarray): (C,) see :func:`gain_units`.
         objects (numpy.ndarray): (C, I) objects of each class on each image.
     """
@@ -138,28 +153,38 @@ class _Rows:
         if not len(image):
             raise DataError(f'{pair.saver.name} has no boxes of the {len(pair.truth.classes)} target classes: there is '
                             'nothing to learn from')
-        gains, units = class_gains(pair.evaluator, metric, seed=seed)[..., 0], gain_units(pair.evaluator, metric)
-        if not np.ptp(gains.sum(axis=1)):
-            raise DataError(f'{pair.base.name} gains the same over {pair.saver.name} on each of the {len(pair.truth)} '
-                            'images: there is nothing to learn; are both results of the same model?')
-        return cls(image, label, columns, gains[image, label] / units[label], gains.sum(axis=1), units,
+        options = np.arange(1, len(pair.options))
+        gains, units = class_gains(pair.evaluator, metric, seed=seed, options=options), gain_units(pair.evaluator,
+                                                                                                   metric)
+        if not np.ptp(gains.sum(axis=1), axis=0).any():
+            names = ' and '.join(r.name for r in pair.options[1:])
+            raise DataError(f'{names} gain{"s" * (len(options) == 1)} the same over {pair.saver.name} on each of the '
+                            f'{len(pair.truth)} images: there is nothing to learn; are both results of the same model?')
+        return cls(image, label, columns, gains[image, label] / units[label, None], gains.sum(axis=1), units,
                    pair.evaluator.objects[0])
+
+    @property
+    def options(self):
+        """K, of the base."""
+        return self.gains.shape[1]
 
     def using(self, images) -> '_Part':
         """For a fit on some of the images, (I,) bool."""
         rows = images[self.image]
         amount = np.bincount(self.label[rows], self.columns[rows, DOUBT], len(self.units))
-        gained = np.bincount(self.label[rows], self.gained[rows], len(self.units))
+        gained = np.stack([np.bincount(self.label[rows], g[rows], len(self.units)) for g in self.gained.T], axis=1)
         # each class's gain per doubt, drawn to that of all classes as if half the average class's doubt had it
         prior = amount.sum() / len(self.units) / 2
-        rate = (gained + prior * gained.sum() / max(amount.sum(), 1e-12)) / np.maximum(amount + prior, 1e-12)
+        rate = (gained + prior * gained.sum(axis=0) / max(amount.sum(), 1e-12)) / \
+            np.maximum(amount + prior, 1e-12)[:, None]
         of_class = np.column_stack([np.log(np.maximum(self.objects[:, images].sum(axis=1), 1)), rate])
         return _Part(rows, of_class, np.column_stack([self.columns, of_class[self.label]]).astype(np.float32),
                      self.gained)
 
     def summed(self, values) -> np.ndarray:
-        """(I,) values of the rows, in objects, as the metric counts them."""
-        return np.bincount(self.image, values * self.units[self.label], len(self.gains))
+        """(I, K) values of the rows, in objects, as the metric counts them."""
+        return np.stack([np.bincount(self.image, v * self.units[self.label], len(self.gains)) for v in values.T],
+                        axis=1)
 
     @property
     def empty(self):
@@ -175,7 +200,9 @@ class _Part:
     gained: np.ndarray
 
     def to_learn(self):
-        return self.columns[self.rows], self.gained[self.rows]
+        """Columns, and (R,) gains of the one option or (R, K) of several."""
+        gained = self.gained[self.rows]
+        return self.columns[self.rows], gained if gained.shape[1] > 1 else gained[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,9 +210,10 @@ class _Choice:
     learners: tuple
     lean: float
     neck: Optional[dict]
-    mean_gain: float
-    mean_doubt: float
-    empty: float
+    mean_gain: np.ndarray
+    mean_doubt: np.ndarray
+    empty: np.ndarray
+    scale: np.ndarray
     centre: float
     retention: float
     closed_form: float
@@ -194,12 +222,13 @@ class _Choice:
 def _choose(pair, metric, data, held_out, fold, seed, features):
     """The learners and the lean whose routing of held-out images retains most."""
     found, closed = [], None
+    gflops = pair.option_gflops.mean(axis=1)
     doubt = data.summed(held_out[CLOSED])
-    mean_doubt = max(float(doubt.mean()), 1e-12)
+    mean_doubt = np.maximum(doubt.mean(axis=0), 1e-12)
     for learners in CHOICES:
         gain = data.summed(sum(held_out[name] for name in learners) / len(learners))
-        empty = _empty_gain(data, gain)
-        gain = np.where(data.empty, empty, gain)
+        empty = np.array([_empty_gain(data, k, g) for k, g in enumerate(gain.T)])
+        gain = np.where(data.empty[:, None], empty, gain)
         for with_neck in (False, True) if features else (False,):
             neck, total = None, gain
             if with_neck:
@@ -208,22 +237,39 @@ def _choose(pair, metric, data, held_out, fold, seed, features):
                 if ((rest - found_in_neck) ** 2).sum() > (1 - EXPLAINED) * (rest ** 2).sum():
                     continue  # retention alone is too noisy to tell luck from a use
                 total = gain + found_in_neck
-            mean_gain = max(float(total.mean()), float(np.abs(total).mean()) / 10, 1e-12)
-            amount = np.where(data.empty, gain / mean_gain, doubt / mean_doubt)
+            mean_gain = np.maximum(np.maximum(total.mean(axis=0), np.abs(total).mean(axis=0) / 10), 1e-12)
+            amount = np.where(data.empty[:, None], gain / mean_gain, doubt / mean_doubt)
             for lean in LEANS if closed is None else LEANS[:-1]:
-                order = blended(total / mean_gain, amount, lean)
-                kept = _retention(pair, metric, order)
-                choice = _Choice(learners, lean, neck, mean_gain, mean_doubt, empty, float(np.median(order)), kept, 0.0)
+                orders = blended(total / mean_gain, amount, lean)
+                scale = len(total) * _restored(total.mean(axis=0), mean_gain * parted(orders).mean(axis=0))
+                gains = scale * mean_gain * parted(orders)
+                order = orders[:, 0] if data.options == 1 else best_order(gains, scale * mean_gain, gflops)
+                kept = _retention(pair, metric, order, gains, gflops)
+                choice = _Choice(learners, lean, neck, mean_gain, mean_doubt, empty, scale, float(np.median(order)),
+                                 kept, 0.0)
                 if lean == 1:
                     closed = kept
                 found.append(choice)
-    better = 1 if _value(pair, metric, 1) >= _value(pair, metric, 0) else -1  # of a loss the least is to be retained
-    best = max(found, key=lambda c: better * c.retention)  # the first of equals
+    better = 1 if _value(pair, metric, len(gflops)) >= _value(pair, metric, 0) else -1  # of a loss the least is to
+    best = max(found, key=lambda c: better * c.retention)  # be retained; the first of equals
     return replace(best, closed_form=closed)
 
 
-def _retention(pair, metric, order):
-    curve = operating_curve(pair.evaluator, -order, 1.0, 1.0, metric, POINTS, coco=False)
+def _restored(wanted, mean):
+    """(K,) by what gains are to be multiplied that lean to the closed form, so that their mean is as it was.
+
+    Means that are hardly anything beside each other, or of another sign, tell nothing of a scale.
+    """
+    with np.errstate(divide='ignore', invalid='ignore'):
+        ratio = wanted / mean
+    return np.where((ratio > 0.1) & (ratio < 10), ratio, 1.0)
+
+
+def _retention(pair, metric, order, gains, gflops):
+    if len(gflops) == 1:
+        curve = operating_curve(pair.evaluator, -order, 1.0, 1.0, metric, POINTS, coco=False)
+    else:
+        curve = policy_curve(pair, Price(0.0, gflops), np.column_stack([order, gains]), metric, POINTS, coco=False)
     kept = curve.retention()['mean']
     return float(curve.value.mean()) if kept is None else kept
 
@@ -232,9 +278,9 @@ def _value(pair, metric, option):
     return metric.values(pair.evaluator, Walk.one(np.full(len(pair.truth), option)))[0, 0]
 
 
-def _empty_gain(data, gain):
+def _empty_gain(data, option, gain):
     """What images without boxes gain on average, drawn to the least predicted fifth of the others as if by five."""
     empty = data.empty
     others = np.sort(gain[~empty])
     least = float(others[:max(len(others) // 5, 1)].mean())
-    return float((data.gains[empty].sum() + 5 * least) / (empty.sum() + 5))
+    return float((data.gains[empty, option].sum() + 5 * least) / (empty.sum() + 5))

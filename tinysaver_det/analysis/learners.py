@@ -1,4 +1,7 @@
-"""What a gate can be learned with: estimators of scikit-learn, and how they become plain arrays."""
+"""What a gate can be learned with: estimators of scikit-learn, and how they become plain arrays.
+
+Each learns from (R, F) columns either (R,) numbers or, for K options of the base, (R, K), and predicts as many.
+"""
 
 import numpy as np
 
@@ -10,14 +13,22 @@ BAGS = 4
 
 
 def trees(columns, gained, seed):
-    """Extremely randomised trees (Geurts et al. 2006)."""
+    """Extremely randomised trees (Geurts et al. 2006); those for several options share their splits."""
     ensemble = scikit_learn('ensemble')
     return _Forest.of(ensemble.ExtraTreesRegressor(
         100, min_samples_leaf=10, max_features=0.4, max_leaf_nodes=300, random_state=seed, n_jobs=-1), columns, gained)
 
 
 def boosting(columns, gained, seed):
-    """Gradient-boosted trees on histograms, the mean of several, each on other columns and another part of the rows."""
+    """Gradient-boosted trees on histograms, the mean of several, each on other columns and another part of the rows.
+
+    For several options, the first one's gain is learned and what each further one gains more than the one before: how
+    options differ is little beside what they have in common, so what cannot be told of it had better stay at its mean.
+    """
+    if gained.ndim == 2:
+        steps = np.diff(gained, axis=1, prepend=0)
+        count = steps.shape[1]
+        return Trees.joined([(boosting(columns, steps[:, k], seed), np.arange(count) >= k) for k in range(count)])
     ensemble = scikit_learn('ensemble')
     rng, models = np.random.default_rng(seed), []
     for k in range(BAGS):
@@ -38,7 +49,7 @@ def ridge(columns, gained, seed):
     mean, scale = rows.mean(axis=0), rows.std(axis=0)
     scale = np.where(scale > 1e-9, scale, 1.0)
     fitted = linear_model.RidgeCV(np.logspace(0, 5, 11)).fit((rows - mean) / scale, gained)
-    return Linear(mean, scale, fitted.coef_, fitted.intercept_)
+    return Linear(mean, scale, fitted.coef_.T, fitted.intercept_)
 
 
 LEARNERS = dict(trees=trees, boosting=boosting, ridge=ridge)
@@ -50,16 +61,16 @@ def stored(model) -> dict:
 
 
 def fit_neck(features, residual, fold):
-    """A ridge regression of what the boxes leave unexplained on the features of the saver's neck.
+    """Ridge regressions of what the boxes leave unexplained on the features of the saver's neck.
 
     Args:
         features: (I, F). Images with values that are not finite are left out, and get 0.
-        residual: (I,) gains.
+        residual: (I, K) gains of each option.
         fold: (I,) of the cross-validation.
 
     Returns:
-        tuple: ``mean`` and ``coefficients`` (F,) as lists in a dict, fitted on all images, and (I,) what each image
-        gets from a fit on the other folds.
+        tuple: ``mean`` (F,) and ``coefficients`` (F,), or (F, K) of several options, as lists in a dict, fitted on all
+        images, and (I, K) what each image gets from a fit on the other folds.
     """
     linear_model = scikit_learn('linear_model')
     there = np.isfinite(features).all(axis=1)
@@ -68,11 +79,14 @@ def fit_neck(features, residual, fold):
         rows = features[images].astype(np.float64)
         mean, scale = rows.mean(axis=0), rows.std(axis=0)
         scale = np.where(scale > 1e-9, scale, np.inf)
-        unit = max(float(residual[images].std()), 1e-12)
-        found = linear_model.RidgeCV(np.logspace(2, 7, 11)).fit((rows - mean) / scale, residual[images] / unit)
-        return mean, found.coef_ / scale * unit
+        found = []
+        for wanted in residual[images].T:  # each option of its own strength
+            unit = max(float(wanted.std()), 1e-12)
+            ridge = linear_model.RidgeCV(np.logspace(2, 7, 11)).fit((rows - mean) / scale, wanted / unit)
+            found.append(ridge.coef_ / scale * unit)
+        return mean, np.stack(found, axis=1)
 
-    held_out = np.zeros(len(residual))
+    held_out = np.zeros(residual.shape)
     for k in np.unique(fold):
         if not (there & (fold != k)).any():
             continue
@@ -80,7 +94,8 @@ def fit_neck(features, residual, fold):
         part = there & (fold == k)
         held_out[part] = (features[part] - mean) @ coefficients
     mean, coefficients = fit(there)
-    return dict(mean=mean.tolist(), coefficients=coefficients.tolist()), held_out
+    plain = coefficients if coefficients.shape[1] > 1 else coefficients[:, 0]
+    return dict(mean=mean.tolist(), coefficients=plain.tolist()), held_out
 
 
 class _Forest:
@@ -94,7 +109,7 @@ class _Forest:
         for one in estimator.estimators_:
             t = one.tree_
             parts.append((t.feature, t.threshold, t.children_left, t.children_right, t.children_left < 0,
-                          t.value[:, 0, 0] / len(estimator.estimators_)))
+                          t.value[:, :, 0].reshape(-1, *gained.shape[1:]) / len(estimator.estimators_)))
         return _packed(parts)
 
     @staticmethod
@@ -126,7 +141,7 @@ def _packed(parts) -> Trees:
         own = np.arange(len(order))
         arrays.append((np.where(end, 0, feature[order]), np.where(end, np.inf, threshold[order]),
                        np.where(end, own, new[np.where(end, 0, left[order])]) + offset,
-                       np.where(end, value[order], 0)))
+                       np.where(end.reshape(-1, *[1] * (value.ndim - 1)), value[order], 0)))
         roots.append(offset)
         offset += len(order)
     return Trees(*(np.concatenate(a) for a in zip(*arrays)), roots)

@@ -16,12 +16,17 @@ from . import gate_features
 from .base import Confidence
 from .trees import Trees
 
-FORMAT = 1
+FORMAT = 2
 FILE = 'gate.json'
-RATE = 1  # among a class's features: gain per doubt; the first is the logarithm of its number of objects
+RATE = 1  # from here on a class's features are gains per doubt; the first is the logarithm of its number of objects
 FINEST = 20.0  # gains below a twentieth of the mean are told apart linearly, larger ones by their ratio
-_KINDS = dict(saver=dict, base=dict, classes=list, metric=dict, units=list, class_features=list, models=list,
-              lean=float, mean_gain=float, mean_doubt=float, empty=float, centre=float, fitted=dict)
+LARGEST = 700.0  # order whose gain a float can hold
+_KINDS = dict(saver=dict, classes=list, metric=dict, units=list, class_features=list, models=list, lean=float,
+              centre=float, fitted=dict)
+_PER_OPTION = ('mean_gain', 'mean_doubt', 'empty')
+#: What a gate of each format holds beside; the first was for a base of one option.
+_KINDS_OF = {1: dict(_KINDS, base=dict, **dict.fromkeys(_PER_OPTION, float)),
+             FORMAT: dict(_KINDS, options=list, **dict.fromkeys((*_PER_OPTION, 'scale'), list))}
 
 
 class LearnedGain(Confidence):
@@ -32,6 +37,11 @@ class LearnedGain(Confidence):
     gain. The order leans to a closed form, the doubt in each class's boxes times what such doubt gained on average, as
     far as cross-validation on the calibration images asked for it. The confidence is 1 / (1 + exp(order - centre)),
     strictly decreasing. An image without boxes has about the mean gain of such images in the calibration.
+
+    Where the base has several options, all of this is told of each of them, and the order is that of the largest gain
+    per GFLOP: a threshold on the confidence hands over the images whose gain some option is worth at some price, which
+    option that is being a matter of :class:`~tinysaver_det.routing.Price`. An option is not taken to be better than a
+    cheaper one.
 
     Make one with ``tools/fit_gate.py`` or :func:`tinysaver_det.analysis.gate_fitting.fit_gate`.
 
@@ -44,6 +54,11 @@ class LearnedGain(Confidence):
             :func:`read_gate`.
         ClassesError: The target classes are others than those of the fit (on :meth:`bind`).
         ConfigError: Neither or both of the arguments.
+
+    Attributes:
+        options (int): K, of the base.
+        gflops (numpy.ndarray | None): (K,) mean GFLOPs of each option, ascending; None for a gate of format 1, which
+            doesn't know them.
 
     Source: predicting the marginal gain, as in ORIE (Qiu et al., arXiv 2410.18919). That it is a sum over classes
     follows from AP being averaged over classes, each normalised by its own objects (COCO evaluation).
@@ -59,23 +74,44 @@ class LearnedGain(Confidence):
         self._units = np.array(self.gate['units'], np.float64)
         self._class_features = np.array(self.gate['class_features'], np.float64)
         self._models = [(m['weight'], _model(m)) for m in self.gate['models']]
+        self._mean_gain, self._mean_doubt, self._empty = (np.atleast_1d(np.array(self.gate[k], np.float64))
+                                                          for k in _PER_OPTION)
+        self.options = len(self._mean_gain)
+        if self.gate['format'] == 1:
+            self.gflops, self._scale = None, np.array([float(self.gate['fitted'].get('images', 1))])
+        else:
+            self.gflops, self._scale = (np.array(v, np.float64) for v in (
+                [o['gflops'] for o in self.gate['options']], self.gate['scale']))
         neck = self.gate.get('neck')
         self._neck = neck and {k: np.array(v, np.float64) for k, v in neck.items()}
         self.needs_features = bool(self._neck)
 
     def score(self, detections: Detections) -> float:
-        return squashed(self.order(detections), self.gate['centre'])
+        return self.score_and_gains(detections)[0]
+
+    def score_and_gains(self, detections: Detections):
+        """As :meth:`assess`; the gains lean to the closed form as the order does."""
+        order, gains = self._order_and_gains(detections)
+        return squashed(order, self.gate['centre']), gains
 
     def gain(self, detections: Detections) -> float:
-        """What handing the image over is predicted to gain, in units of the metric that the gate was fitted for."""
-        return self._gain_and_doubt(detections)[0]
+        """What handing the image alone over to the base (its last option) is predicted to gain by the models alone, in
+        units of the metric that the gate was fitted for."""
+        return float(self._gain_and_doubt(detections)[0][-1])
 
     def order(self, detections: Detections) -> float:
         """Where the image stands among those to hand over, higher = sooner; any finite number."""
+        return self._order_and_gains(detections)[0]
+
+    def _order_and_gains(self, detections):
         gain, doubt = self._gain_and_doubt(detections)
-        return blended(gain / self.gate['mean_gain'], doubt / self.gate['mean_doubt'], self.gate['lean'])
+        orders = blended(gain / self._mean_gain, doubt / self._mean_doubt, self.gate['lean'])
+        gains = self._scale * self._mean_gain * parted(orders)
+        return (float(orders[0]) if self.options == 1 else
+                best_order(gains, self._scale * self._mean_gain, self.gflops)), gains
 
     def _gain_and_doubt(self, detections):
+        """(K,) each."""
         labels, rows = gate_features.class_rows(detections)
         if len(labels) and labels[-1] >= len(self._units):
             raise ClassesError(f'LearnedGain: label {labels[-1]} is beyond the {len(self._units)} classes that the '
@@ -83,17 +119,18 @@ class LearnedGain(Confidence):
         if len(labels):
             units = self._units[labels]
             rows = np.column_stack([rows, self._class_features[labels]])
-            gain = float(units @ sum(weight * model.predict(rows) for weight, model in self._models))
-            doubt = float(units @ class_doubt(rows))
+            predicted = sum(weight * model.predict(rows) for weight, model in self._models)
+            gain, doubt = (np.array([units @ column for column in of_class.reshape(len(labels), -1).T])
+                           for of_class in (predicted, class_doubt(rows)))
         else:
-            gain = self.gate['empty']
-            doubt = gain / self.gate['mean_gain'] * self.gate['mean_doubt']  # so that leaning changes nothing
+            gain = self._empty
+            doubt = gain / self._mean_gain * self._mean_doubt  # so that leaning changes nothing
         if self._neck is not None:
             features = detections.features
             if features.shape != self._neck['mean'].shape:
                 raise ConfigError(f"LearnedGain was fitted with {len(self._neck['mean'])} features of the saver's "
                                   f'neck, but an image has {features.shape[0]}: the saver is another')
-            gain += float((features - self._neck['mean']) @ self._neck['coefficients'])
+            gain = gain + (features - self._neck['mean']) @ self._neck['coefficients']
         return gain, doubt
 
     def bind(self, classes):
@@ -120,9 +157,16 @@ class LearnedGain(Confidence):
     def to_dict(self):
         return dict(type=type(self).__name__, gate=self.gate)
 
+    @property
+    def option_names(self) -> tuple:
+        """Of the options of the base, the cheapest first."""
+        return tuple(o['name'] for o in _options(self.gate))
+
     def summary(self):
-        return dict(type=type(self).__name__, file=self.file, saver=self.gate['saver']['name'],
-                    base=self.gate['base']['name'], metric=self.gate['metric']['name'], checksum=self.gate['checksum'])
+        names = self.option_names
+        return dict(type=type(self).__name__, file=self.file, saver=self.gate['saver']['name'], base=names[-1],
+                    **(dict(options=list(names)) if len(names) > 1 else {}), metric=self.gate['metric']['name'],
+                    checksum=self.gate['checksum'])
 
     def save(self, folder) -> str:
         """Write ``gate.json`` into a folder; the file is whole or absent.
@@ -137,38 +181,38 @@ class LearnedGain(Confidence):
         return path
 
     def __repr__(self):
-        names = [self.gate[k]['name'] for k in ('saver', 'base', 'metric')]
-        return 'LearnedGain({} -> {}, {})'.format(*names)
+        saver, metric = (self.gate[k]['name'] for k in ('saver', 'metric'))
+        return f'LearnedGain({saver} -> {", ".join(self.option_names)}, {metric})'
 
 
 def class_doubt(rows):
-    """(R,) the closed form, in objects: the doubt in a class's boxes times what such doubt gained on average.
+    """(R, K) the closed form, in objects: the doubt in a class's boxes times what such doubt gained on average.
 
     Args:
         rows: (R, F) of :func:`~.gate_features.class_rows`, followed by the class's features.
     """
-    return rows[:, gate_features.DOUBT] * np.maximum(rows[:, len(gate_features.NAMES) + RATE], 0)
+    return rows[:, gate_features.DOUBT, None] * np.maximum(rows[:, len(gate_features.NAMES) + RATE:], 0)
 
 
 class Linear:
     """A linear model on rows whose heavy tails are tamed: sign(x) log(1 + |x|), standardised.
 
     Args:
-        mean, scale, coefficients: (F,). intercept: A number.
+        mean, scale: (F,). coefficients: (F,), or (F, K) to predict K numbers at once. intercept: A number, or (K,).
     """
 
     def __init__(self, mean, scale, coefficients, intercept):
-        self.mean, self.scale, self.coefficients = (np.asarray(a, np.float64) for a in (mean, scale, coefficients))
-        self.intercept = float(intercept)
+        self.mean, self.scale, self.coefficients, self.intercept = (
+            np.asarray(a, np.float64) for a in (mean, scale, coefficients, intercept))
 
     def predict(self, rows):
-        """(R,) for (R, F)."""
+        """(R,) or (R, K) for (R, F)."""
         return (tamed(rows) - self.mean) / self.scale @ self.coefficients + self.intercept
 
     def to_dict(self):
         """Plain numbers."""
         return dict(mean=self.mean.tolist(), scale=self.scale.tolist(), coefficients=self.coefficients.tolist(),
-                    intercept=self.intercept)
+                    intercept=self.intercept.tolist())
 
 
 def tamed(rows):
@@ -184,6 +228,21 @@ def blended(gain, doubt, lean):
     since a predicted gain may be negative.
     """
     return (1 - lean) * np.arcsinh(FINEST * gain) + lean * np.arcsinh(FINEST * doubt)
+
+
+def parted(order):
+    """The gain, as a multiple of its mean, that an order stands for: :func:`blended` undone where nothing leans."""
+    return np.sinh(np.clip(order, -LARGEST, LARGEST)) / FINEST
+
+
+def best_order(gains, mean, gflops):
+    """The order of images by the largest gain per GFLOP that an option promises, strictly increasing in it.
+
+    Args:
+        gains: (..., K) of images. mean: (K,) of the gains. gflops: (K,).
+    """
+    order = np.arcsinh(FINEST * (gains / gflops).max(axis=-1) / (mean / gflops).max())
+    return order if np.ndim(order) else float(order)
 
 
 def squashed(order, centre):
@@ -226,12 +285,13 @@ def checksum_of(content) -> str:
 
 def _checked(content, what):
     anew = 'make it anew with tools/fit_gate.py'
-    if not isinstance(content, dict) or content.get('format') != FORMAT or \
+    if not isinstance(content, dict) or content.get('format') not in tuple(_KINDS_OF) or \
             content.get('layout') != gate_features.VERSION:
         found = content.get('format') if isinstance(content, dict) else None
-        raise GateError(f'{what} must be of format {FORMAT}, with rows of layout {gate_features.VERSION}, but its '
-                        f'format is {found!r}: {anew}')
-    wrong = [k for k, kind in _KINDS.items() if not isinstance(content.get(k), (int, float) if kind is float else kind)]
+        raise GateError(f'{what} must be of format {" or ".join(map(str, _KINDS_OF))}, with rows of layout '
+                        f'{gate_features.VERSION}, but its format is {found!r}: {anew}')
+    kinds = _KINDS_OF[content['format']]
+    wrong = [k for k, kind in kinds.items() if not isinstance(content.get(k), (int, float) if kind is float else kind)]
     try:
         if not wrong and content.get('checksum') != checksum_of(content):
             wrong = ['its checksum']
@@ -257,28 +317,66 @@ def _check_values(content):
     classes = content['classes']
     if not classes or not all(isinstance(c, str) for c in classes) or len(set(classes)) < len(classes):
         raise ValueError('classes must be names that differ')
-    if not all(isinstance(content[k]['name'], str) for k in ('saver', 'base', 'metric')):
-        raise ValueError('saver, base and metric must have names')
-    units, class_features, scalars = (_finite(content, *keys) for keys in (
-        ('units',), ('class_features',), ('lean', 'mean_gain', 'mean_doubt', 'empty', 'centre')))
+    options = _options(content)
+    if not options or not all(isinstance(v['name'], str) for v in (content['saver'], *options, content['metric'])):
+        raise ValueError('saver, options of the base and metric must have names')
+    numbers = _finite(content, *_PER_OPTION).reshape(len(_PER_OPTION), -1)
+    _finite(content, 'lean', 'centre')
+    if content['format'] > 1:
+        _check_options(content, options)
+    units, class_features = (_finite(content, key) for key in ('units', 'class_features'))
     if units.shape != (1, len(classes)) or class_features.ndim != 3 or class_features.shape[1] != len(classes):
         raise ValueError('units and class features must be given for each class')
-    if not 0 <= content['lean'] <= 1 or min(scalars[1:3]) <= 0:
+    if not 0 <= content['lean'] <= 1 or numbers[:2].min() <= 0:
         raise ValueError('a number is out of its range')
+    many = () if len(options) == 1 else (len(options),)
     width = len(gate_features.NAMES) + class_features.shape[2]
+    if class_features.shape[2] != RATE + len(options):
+        raise ValueError(f"a class's features must be {RATE + len(options)}")
     if not content['models']:
         raise ValueError('there must be a model')
     for model in content['models']:
-        built = _model(model)
         _finite(model, 'weight')
-        if isinstance(built, Trees) and built.feature.max() >= width or isinstance(built, Linear) and \
-                _finite(model['linear'], 'mean', 'scale', 'coefficients').shape != (3, width):
-            raise ValueError(f'a model looks at other than the {width} columns')
-        if isinstance(built, Linear) and (not math.isfinite(built.intercept) or not built.scale.all()):
-            raise ValueError('a number is out of its range')
+        _check_model(model, width, many)
     neck = content.get('neck')
-    if neck is not None and (_finite(neck, 'mean', 'coefficients').ndim != 2 or not neck['mean']):
-        raise ValueError('neck must have a mean and a coefficient for each feature')
+    if neck is not None:
+        mean, coefficients = (_finite(neck, key)[0] for key in ('mean', 'coefficients'))
+        if mean.ndim != 1 or not len(mean) or coefficients.shape != (len(mean), *many):
+            raise ValueError('neck must have a mean and a coefficient for each feature')
+
+
+def _options(content):
+    """What is said of each option of the base, the cheapest first."""
+    return content['options'] if content['format'] > 1 else [content['base']]
+
+
+def _check_options(content, options):
+    gflops = np.array([o['gflops'] for o in options], np.float64)
+    sizes = np.array([o['size'] for o in options if o['size'] is not None], np.float64)
+    if not np.isfinite(gflops).all() or gflops.ndim != 1 or gflops.min() <= 0 or (np.diff(gflops) < 0).any():
+        raise ValueError('the GFLOPs of the options must be above 0 and ascending')
+    if not np.isfinite(sizes).all() or sizes.ndim != 1 or sizes.min(initial=1) <= 0:
+        raise ValueError('the sizes of the options must be above 0, where they are known')
+    given = [_finite(content, key) for key in (*_PER_OPTION, 'scale')]
+    if any(v.shape != (1, len(options)) for v in given) or given[-1].min() <= 0:
+        raise ValueError(f'{", ".join((*_PER_OPTION, "scale"))} must be given for each of the {len(options)} options')
+
+
+def _check_model(stored, width, many):
+    """``many`` is the shape of what is predicted for a row."""
+    model = _model(stored)
+    if isinstance(model, Trees):
+        if model.feature.max() >= width:
+            raise ValueError(f'a model looks at other than the {width} columns')
+        if model.outputs != many:
+            raise ValueError('a model predicts another number of options')
+        return
+    if _finite(stored['linear'], 'mean', 'scale').shape != (2, width) or model.coefficients.shape[:1] != (width,):
+        raise ValueError(f'a model looks at other than the {width} columns')
+    if model.coefficients.shape[1:] != many or model.intercept.shape != many:
+        raise ValueError('a model predicts another number of options')
+    if not np.isfinite(model.coefficients).all() or not np.isfinite(model.intercept).all() or not model.scale.all():
+        raise ValueError('a number is out of its range')
 
 
 def _finite(content, *keys):

@@ -19,7 +19,7 @@ class Trees:
 
     Args:
         feature: (N,) of each node. threshold: (N,) float64. child: (N,) index of the first child.
-        value: (N,) float32, what a leaf adds.
+        value: (N,) float32, what a leaf adds; (N, V) to predict V numbers at once.
         roots: (T,) nodes at which the trees begin.
 
     Raises:
@@ -30,8 +30,9 @@ class Trees:
         self.feature, self.threshold, self.child, self.value, self.roots = (
             np.asarray(a, np.dtype(t)) for a, t in zip((feature, threshold, child, value, roots), _ARRAYS.values()))
         n = len(self.feature)
-        if not n or not len(self.roots) or not all(a.shape == (n,) for a in (self.threshold, self.child, self.value)):
-            raise ValueError('trees must have nodes, with one number of each kind for each')
+        if not n or not len(self.roots) or not all(a.shape == (n,) for a in (self.threshold, self.child)) or \
+                self.value.ndim not in (1, 2) or len(self.value) != n or not self.value.size:
+            raise ValueError('trees must have nodes, with one number of each kind for each, or as many values for each')
         leaf = self.child == np.arange(n)
         inner = self.child[~leaf].astype(np.int64)  # so that adding 1 cannot overflow
         # children stand behind their parents, so that no walk runs in a circle
@@ -45,16 +46,34 @@ class Trees:
         self._feature = self.feature.astype(np.intp)
         self._child = self.child.astype(np.intp)
 
+    @classmethod
+    def joined(cls, parts) -> 'Trees':
+        """One forest that predicts the sum of several, each for some of V outputs.
+
+        Args:
+            parts: (Trees of one value for each leaf, (V,) what share of it each output gets).
+        """
+        start = np.cumsum([0] + [len(p.feature) for p, _ in parts])
+        return cls(*(np.concatenate([getattr(p, name) for p, _ in parts]) for name in ('feature', 'threshold')),
+                   np.concatenate([p.child + s for (p, _), s in zip(parts, start)]),
+                   np.concatenate([p.value[:, None] * np.asarray(share, np.float32) for p, share in parts]),
+                   np.concatenate([p.roots + s for (p, _), s in zip(parts, start)]))
+
     def __len__(self):
         return len(self.roots)
 
+    @property
+    def outputs(self):
+        """(V,), or () where a leaf adds a single number."""
+        return self.value.shape[1:]
+
     def predict(self, rows) -> np.ndarray:
-        """(R,) float64 for (R, F) finite rows, which are rounded to float32 as scikit-learn's trees do."""
+        """(R,) or (R, V) float64 for (R, F) finite rows, which are rounded to float32 as scikit-learn's trees do."""
         with np.errstate(over='ignore'):  # beyond float32 is beyond every threshold, too
             rows = np.ascontiguousarray(rows, np.float32).astype(np.float64)
         count, width = rows.shape
         if not count:
-            return np.zeros(0)
+            return np.zeros((0, *self.outputs))
         flat = rows.reshape(-1)
         start = np.repeat(np.arange(count) * width, len(self.roots))
         node = np.tile(self.roots.astype(np.intp), count)
@@ -64,10 +83,11 @@ class Trees:
             if np.array_equal(after, node):
                 break
             node = after
-        return self.value.take(node).astype(np.float64).reshape(count, -1).sum(axis=1)
+        found = self.value.take(node, axis=0).astype(np.float64)
+        return found.reshape(count, len(self.roots), *self.outputs).sum(axis=1)
 
     def to_dict(self) -> dict:
-        """The arrays as text: little-endian, zlib, base64."""
+        """The arrays as text: little-endian, zlib, base64; the values node by node."""
         return {k: base64.b64encode(zlib.compress(getattr(self, k).tobytes(), 9)).decode() for k in _ARRAYS}
 
     @classmethod
@@ -87,6 +107,9 @@ class Trees:
             if not unpack.eof:
                 raise ValueError(f'{name} is cut off or far too large')
             arrays.append(np.frombuffer(data, kind))
+        nodes, value = len(arrays[0]), arrays[3]
+        if nodes and len(value) > nodes and len(value) % nodes == 0:  # several for each
+            arrays[3] = value.reshape(nodes, -1)
         return cls(*arrays)
 
 
