@@ -38,6 +38,29 @@ def gate_content(classes=CLASSES, weights=None, neck=None, **changes):
         lean=.25, mean_gain=.02, mean_doubt=.01, empty=.004, centre=3., neck=neck, fitted=fitted), **changes})
 
 
+def several_content(gflops=(2., 5., 10.), **changes):
+    """A gate made by hand for several options: option k gains k + 1 times what :func:`gate_content` says, and of the
+    linear part nothing but for the first."""
+    count = len(gflops)
+    width = len(gate_features.NAMES) + 1 + count
+    line = np.zeros((width, count))
+    line[gate_features.NAMES.index('boxes'), 0] = .1
+    times = np.arange(1, count + 1)
+    stump = Trees([SCORE, 0, 0], [1, np.inf, np.inf], [1, 1, 2], [v * times for v in (0, .125, .5)], [0])
+    linear = Linear(np.zeros(width), np.ones(width), line, np.zeros(count))
+    content = gate_content()
+    rates = [f'class_rate_{k}' for k in times]
+    return signed({**{k: v for k, v in content.items() if k not in ('base', 'checksum')}, **dict(
+        format=2, options=[dict(name=f'large_{k}', results='c' * 64, weights=None, size=160. * k, gflops=g)
+                           for k, g in zip(times.tolist(), gflops)],
+        class_features=[[1., *(.5 * times).tolist()]] * len(content['classes']),
+        models=[dict(trees=stump.to_dict(), name='trees', weight=.5),
+                dict(linear=linear.to_dict(), name='ridge', weight=.5)],
+        mean_gain=(.02 * times).tolist(), mean_doubt=(.01 * times).tolist(), empty=(.004 / times).tolist(),
+        scale=[20.] * count, centre=3.,
+        fitted=dict(content['fitted'], columns=[*gate_features.NAMES, 'log_objects', *rates])), **changes})
+
+
 def quick_fit(monkeypatch):
     """Make fits quick: fewer of the same learners."""
     monkeypatch.setattr(learners, 'BAGS', 1, raising=False)

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +16,13 @@ from tinysaver_det.confidence.learned import FILE, Linear, blended, read_gate, s
 from tinysaver_det.confidence.trees import Trees
 from tinysaver_det.detections import Detections
 from tinysaver_det.errors import ClassesError, ConfigError, GateError
+from tinysaver_det.routing import Price
 
 from ..analysis.conftest import generate, read
 from ..conftest import CLASSES
-from ..gates import WIDTH, gate_content, images, leaning, quick_fit, signed
+from ..gates import WIDTH, gate_content, images, leaning, quick_fit, several_content, signed
 
+DATA = Path(__file__).parents[1] / 'data'
 NECK = dict(mean=[0., 1.], coefficients=[.01, -.02])
 
 
@@ -135,6 +138,119 @@ def test_a_linear_model_by_hand():
     model = Linear([0, 1], [1, 2], [3, 4], 5)
     rows = np.array([[math.e - 1, -(math.e - 1)], [0, 0]])
     assert model.predict(rows) == pytest.approx([3 * 1 + 4 * (-1 - 1) / 2 + 5, 4 * -.5 + 5])
+
+
+# ---- several options -----------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def several():
+    return LearnedGain(gate=several_content())
+
+
+def test_gains_of_several_options_by_hand(several):
+    image = boxes((0, .75), (0, .5), (2, .5))
+    stump = .1 * .25 + .3 * .0625
+    line = .05 * (.1 * math.log(3) + .3 * math.log(2))
+    doubt = .5 * (.1 * (.75 * .25 ** 2 + .125) + .3 * .125)
+    expected = []
+    for k in (1, 2, 3):
+        order = .75 * math.asinh(20 * (k * stump + line * (k == 1)) / (.02 * k)) + .25 * math.asinh(20 * doubt / .01)
+        expected.append(20 * .02 * k * math.sinh(order) / 20)
+    confidence, gains = several.score_and_gains(image)
+    assert gains == pytest.approx(expected) and gains.dtype == np.float64
+    best = max(g / f for g, f in zip(expected, (2, 5, 10)))
+    order = math.asinh(20 * best / (20 * .02 / 2))
+    assert several.order(image) == pytest.approx(order)
+    assert confidence == several(image) == pytest.approx(1 / (1 + math.exp(order - 3)))
+    assert several.gain(image) == pytest.approx(3 * stump)  # of the last
+    assert several.options == 3 and several.gflops.tolist() == [2, 5, 10] and several.gflops.dtype == np.float64
+
+
+def test_models_alone_are_the_gains_where_nothing_leans(several):
+    for image in images(20):
+        _, gains = leaning(several, 0).score_and_gains(image)
+        assert gains[-1] == pytest.approx(20 * several.gain(image))
+
+
+def test_confidence_of_several_falls_with_the_best_gain_per_gflop(several):
+    found = [several.assess(d) for d in images(80, seed=4)]
+    best = np.array([(gains / several.gflops).max() for _, gains in found])
+    by = np.argsort(best)
+    confidence = np.array([c for c, _ in found])[by]
+    assert len(np.unique(best)) > 40 and (np.diff(confidence)[np.diff(best[by]) > 1e-12] < 0).all()
+
+
+def test_an_image_without_boxes_has_each_options_gain_of_such_images(several):
+    for lean in (0, .25, 1):
+        _, gains = leaning(several, lean).score_and_gains(boxes())
+        assert gains == pytest.approx([20 * .004, 20 * .002, 20 * .004 / 3])
+
+
+def test_features_add_to_the_gain_of_each_option():
+    neck = dict(mean=[0., 1.], coefficients=[[.01, 0, .02], [0, -.02, 0]])
+    with_neck, without = (LearnedGain(gate=several_content(lean=0., neck=n)) for n in (neck, None))
+    for image in images(10, features=2):
+        a, b = image.features
+        more = 20 * np.array([.01 * a, -.02 * (b - 1), .02 * a])
+        assert with_neck.score_and_gains(image)[1] == pytest.approx(without.score_and_gains(image)[1] + more)
+
+
+def test_no_gains_of_an_image_that_lost_boxes(several):
+    assert several.assess(Detections([[0, 0, 9, 9]], [.5], [0], (9, 9), dropped=1)) == (0.0, None)
+
+
+def test_several_options_round_trip(several, tmp_path):
+    several.save(tmp_path)
+    for again in (LearnedGain(tmp_path), build_confidence(json.loads(json.dumps(several.to_dict())))):
+        assert again.gate == several.gate
+        for image in images(20):
+            (one, gains), (other, others) = several.assess(image), again.assess(image)
+            assert one == other and (gains == others).all()
+    found = LearnedGain(tmp_path).summary()
+    assert found['base'] == 'large_3' and found['options'] == ['large_1', 'large_2', 'large_3']
+    assert repr(several) == 'LearnedGain(nano -> large_1, large_2, large_3, mAP)'
+
+
+def test_equal_gflops_are_taken():
+    assert LearnedGain(gate=several_content((2., 2., 3.))).gflops.tolist() == [2, 2, 3]
+
+
+def test_one_option_of_format_2_is_that_of_format_1(gate):
+    one = LearnedGain(gate=second_format())
+    assert one.options == gate.options == 1 and one.gflops.tolist() == [4] and gate.gflops is None
+    for image in images(30):
+        for mine, theirs in ((one.assess(image), gate.assess(image)),):
+            assert mine[0] == theirs[0] == gate(image) and mine[1] == theirs[1] and mine[1].shape == (1,)
+
+
+def second_format(**changes):
+    """The gate made by hand as its content is written now."""
+    content = gate_content()
+    listed = {k: [content[k]] for k in ('mean_gain', 'mean_doubt', 'empty')}
+    option = dict(content.pop('base'), size=None, gflops=4.)
+    return signed({**content, **listed, **dict(format=2, options=[option], scale=[20.]), **changes})
+
+
+@pytest.mark.parametrize('lean', [0, .5, 1])
+def test_a_price_orders_images_as_the_confidence_does(fitted, pair, lean):
+    """With one option, from the first to be handed over to the last."""
+    gate = leaning(fitted, lean)
+    rows = np.array([[c, *g] for c, g in map(gate.assess, [*pair.saver.detections(pair.truth), *images(60, 6)])])
+    at, image, option = Price(0, gate.gflops).changes(rows)
+    assert sorted(image) == list(range(len(rows))) and (option == 1).all()
+    assert (np.diff(rows[image, 0]) >= 0).all() and len(np.unique(at)) == len(np.unique(rows[:, 0]))
+
+
+def test_a_gate_of_the_first_format_decides_as_ever():
+    """Its figures were made when it was fitted."""
+    stored = json.loads((DATA / 'gate_format_1.json').read_text())
+    gate = LearnedGain(gate=stored['gate'])
+    assert gate.gate['format'] == 1 and [m['name'] for m in gate.gate['models']] == ['trees', 'boosting']
+    seen = images(12, 6, seed=2)
+    assert [gate(d) for d in seen] == pytest.approx(stored['confidences'], rel=1e-12)
+    assert [gate.gain(d) for d in seen] == pytest.approx(stored['gains'], rel=1e-12)
+    assert 0 in map(len, seen) and len(set(stored['confidences'])) > 8
+    assert gate.summary()['base'] == '1' and gate.options == 1
 
 
 # ---- what it is for ------------------------------------------------------------------------------------------------
@@ -419,6 +535,55 @@ def test_values_that_cannot_be_are_refused(tmp_path, changes):
     refused(tmp_path, 'is damaged')
     with pytest.raises(GateError, match='the given gate is damaged'):
         LearnedGain(gate=content)
+
+
+def options_with(**changes):
+    """The second of three options changed."""
+    options = several_content()['options']
+    return dict(options=[options[0], {**options[1], **changes}, options[2]])
+
+
+def several_model(kind, **changes):
+    """A gate of several options whose one model is changed."""
+    one = next(m for m in several_content()['models'] if kind in m)
+    return dict(models=[dict(one, **{kind: dict(one[kind], **changes)})])
+
+
+SEVERAL_WIDTH = WIDTH + 2
+WRONG_OPTIONS = {
+    'options': [dict(options=v) for v in ([], [3], ['a'], [{}], several_content()['options'][:2])],
+    'option': [options_with(**v) for v in (dict(name=3), *(dict(gflops=g) for g in (
+        0, -1., NAN, math.inf, None, 'a', [5.], 1.9, 10.1, HUGE)), *(dict(size=z) for z in (0, -1., NAN, 'a', [3.])))],
+    'missing': [dict(options=[{k: v for k, v in o.items() if k != lost} for o in several_content()['options']])
+                for lost in ('name', 'gflops', 'size')],
+    'numbers': [{k: v} for k in ('mean_gain', 'mean_doubt', 'empty', 'scale') for v in (
+        [], [1.], [1., 1.], [1., 1., NAN], [[1., 1., 1.]], [1., 1., 'a'], [1., 1., None])]
+    + [{k: [1., 1., v]} for k in ('mean_gain', 'mean_doubt', 'scale') for v in (0, -1.)],
+    'class features': [dict(class_features=[[1.] * n] * 3) for n in (1, 3, 5)],
+    'one output': [dict(models=gate_content()['models'][k:k + 1]) for k in (0, 1)],
+    'trees': [several_model('trees', value=several_content((1., 2.))['models'][0]['trees']['value'])],
+    'linear': [several_model('linear', **c) for c in (
+        dict(coefficients=[[0., 0.]] * SEVERAL_WIDTH), dict(coefficients=[0.] * SEVERAL_WIDTH), dict(intercept=0.),
+        dict(intercept=[0., 0.]), dict(intercept=[0., 0., NAN]), dict(mean=[0.] * WIDTH))],
+    'neck': [dict(neck=dict(mean=[0.], coefficients=c)) for c in ([1.], [[1., 1.]], [[1., 1., NAN]], [[1.] * 3] * 2)],
+}
+
+
+@pytest.mark.parametrize('changes', [c for cases in WRONG_OPTIONS.values() for c in cases],
+                         ids=[f'{k}-{n}' for k, cases in WRONG_OPTIONS.items() for n in range(len(cases))])
+def test_options_that_cannot_be_are_refused(tmp_path, changes):
+    content = several_content(**changes)
+    (tmp_path / FILE).write_text(json.dumps(content))
+    refused(tmp_path, 'is damaged')
+
+
+@pytest.mark.parametrize('key', ['options', 'mean_gain', 'mean_doubt', 'empty', 'scale'])
+@pytest.mark.parametrize('value', [None, 3., 'a', {}])
+def test_what_several_options_lack_is_named(tmp_path, key, value):
+    content = several_content(**{key: value})
+    for given in (content, signed({k: v for k, v in content.items() if k not in (key, 'checksum')})):
+        (tmp_path / FILE).write_text(json.dumps(given))
+        refused(tmp_path, f'is damaged in {key}')
 
 
 def test_deeply_nested_extras_are_refused(tmp_path):

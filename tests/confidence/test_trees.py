@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 
-from tinysaver_det.analysis.learners import _Forest
+from tinysaver_det.analysis.learners import _Forest, boosting
 from tinysaver_det.confidence import trees
 from tinysaver_det.confidence.trees import Trees
 
@@ -88,6 +88,40 @@ def test_trees_that_never_split():
         assert ours.predict(rows) == pytest.approx(np.full(40, 19.5))
 
 
+def test_several_values_by_hand():
+    forest = Trees(**stump(value=[[0, 0], [2, 20], [3, 30]]))
+    assert forest.outputs == (2,) and Trees(**stump()).outputs == ()
+    assert forest.predict([[9, .4], [9, .6]]).tolist() == [[2, 20], [3, 30]]
+    assert forest.predict(np.zeros((0, 2))).shape == (0, 2)
+
+
+def test_several_outputs_are_those_of_scikit_learn(learnt):
+    rows, gained = learnt
+    both = np.stack([gained, rows[:, 1] - gained], axis=1)
+    estimator = ExtraTreesRegressor(20, min_samples_leaf=2, random_state=0)
+    ours = _Forest.of(estimator, rows, both)
+    assert ours.outputs == (2,)
+    np.testing.assert_allclose(ours.predict(rows), estimator.predict(rows), atol=1e-6)
+    again = Trees.from_dict(ours.to_dict())
+    assert again.to_dict() == ours.to_dict() and (again.predict(rows) == ours.predict(rows)).all()
+
+
+def test_boosting_of_several_sums_their_differences(learnt):
+    rows, gained = learnt
+    three = np.stack([gained, gained + rows[:, 1], gained + rows[:, 1]], axis=1)
+    found = boosting(rows, three, 3).predict(rows)
+    first, second = boosting(rows, gained, 3).predict(rows), boosting(rows, rows[:, 1].astype(np.float64), 3)
+    np.testing.assert_allclose(found[:, 0], first, atol=1e-5)
+    np.testing.assert_allclose(found[:, 1], first + second.predict(rows), atol=1e-5)
+    np.testing.assert_allclose(found[:, 2], found[:, 1], atol=1e-12)  # which gains nothing more
+
+
+def test_forests_are_joined():
+    one, two = Trees(**stump()), Trees([0], [INF], [0], [10], [0])
+    both = Trees.joined([(one, [1, 1]), (two, [0, 1])])
+    assert both.predict([[0, 0], [0, 1]]).tolist() == [[2, 12], [3, 13]] and len(both) == 2
+
+
 def test_round_trip(learnt):
     ours = _Forest.of(ExtraTreesRegressor(5, random_state=0), *learnt)
     stored = ours.to_dict()
@@ -104,7 +138,8 @@ def test_round_trip(learnt):
     dict(child=[-2 ** 31, 1, 2]), dict(roots=[3]), dict(roots=[-1]), dict(roots=[]), dict(feature=[-1, 0, 0]),
     dict(threshold=[np.nan, INF, INF]), dict(threshold=[.5, INF, 1]), dict(threshold=[.5, -INF, INF]),
     dict(value=[0, 2, np.nan]), dict(value=[INF, 2, 3]), dict(value=[0, 2]), dict(threshold=[.5]), dict(child=[]),
-    dict(feature=[], threshold=[], child=[], value=[])])
+    dict(feature=[], threshold=[], child=[], value=[]), dict(value=[[0, 2], [1, 2]]), dict(value=[[], [], []]),
+    dict(value=[[0, 2], [1, 2], [1, np.nan]]), dict(value=np.zeros((3, 2, 2))), dict(value=3)])
 def test_what_is_no_forest_is_refused(changes):
     with pytest.raises(ValueError, match='trees must|leaves must'):
         Trees(**stump(**changes))
