@@ -6,20 +6,25 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from tinysaver_det.analysis.curve import operating_curve
+from tinysaver_det.analysis.cascade import Cascade, Lighter
+from tinysaver_det.analysis.class_gains import class_gains
+from tinysaver_det.analysis.curve import operating_curve, policy_curve
 from tinysaver_det.analysis.evaluator import RoutedEvaluator
 from tinysaver_det.analysis.gate_fitting import ENOUGH, few_images, fit_gate
 from tinysaver_det.analysis.learners import fit_neck
 from tinysaver_det.analysis.metric import Metric
 from tinysaver_det.analysis.pair import Pair
-from tinysaver_det.analysis.scoring import confidences
+from tinysaver_det.analysis.policies import policy_for
+from tinysaver_det.analysis.scoring import confidences, policy_rows
+from tinysaver_det.analysis.walk import Walk
 from tinysaver_det.confidence import BoxEntropy, LearnedGain
 from tinysaver_det.confidence.gate_features import NAMES, class_rows
 from tinysaver_det.errors import ConfigError, DataError, TinySaverError
 from tinysaver_det.merging import build_merge
 from tinysaver_det.report.gates_report import print_fit
+from tinysaver_det.routing import Price
 
-from ..gates import quick_fit
+from ..gates import leaning, quick_fit
 from .conftest import annotation, box, read
 
 
@@ -46,11 +51,14 @@ def only_boxes(results, keep):
     return replace(results, **{k: getattr(results, k)[keep] for k in ('image', 'label', 'bboxes', 'scores')})
 
 
-def made(folder, images, of):
-    """A pair from ``of(i)``: objects, the saver's and the base's boxes of image i, each (category, x, score)."""
+def made(folder, images, of, options=1):
+    """A pair from ``of(i)``: objects, the saver's and the base's boxes of image i, each (category, x, score); with
+    several options, which cost 4, 7, 10, a cascade."""
     content = dict(images=[dict(id=i + 1, file_name=f'{i}.jpg', height=100, width=400) for i in range(images)],
                    categories=[dict(id=1, name='cat'), dict(id=2, name='dog')], annotations=[])
-    models = [[], []]
+    if options > 1:
+        content['categories'].append(dict(id=3, name='bird'))
+    models = [[] for _ in range(1 + options)]
     for i in range(images):
         objects, *answers = of(i)
         for category, x in objects:
@@ -58,7 +66,20 @@ def made(folder, images, of):
         for boxes, found in zip(models, answers):
             boxes += [box(i + 1, c, [x, 10, 20, 20], s) for c, x, s in found]
     data = read(folder, content, models)
-    return Pair(data.truth, *data.results, 1, 10)
+    return several(data.truth, *data.results) if options > 1 else Pair(data.truth, *data.results, 1, 10)
+
+
+def several(truth, saver, *options, gflops=None):
+    """A cascade of options that cost more and more, the last of them 10."""
+    gflops = gflops or [10 - 3 * k for k in range(len(options))][::-1]
+    *lighter, base = options
+    return Cascade(truth, saver, base, 1, gflops[-1], lighter=tuple(map(Lighter, lighter, gflops)), size=640)
+
+
+@pytest.fixture(scope='module')
+def cascade(data_set):
+    data = data_set(3, images=60, options=4)
+    return several(data.truth, *data.results)
 
 
 @pytest.fixture
@@ -179,6 +200,196 @@ def test_the_learners_predictions_are_those_of_the_gate(pair, fit):
         found = model.predict(columns)
         assert np.corrcoef(found, gained)[0, 1] > .5, name
         assert (_model(json.loads(json.dumps(stored(model)))).predict(columns) == found).all()
+
+
+# ---- several options -----------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def sorted_out(tmp_path):
+    """Cats that the cheaper option gets right, dogs that only the base does, and birds that nobody need look at."""
+    rng = np.random.default_rng(0)
+
+    def of(i):
+        objects = [(int(rng.integers(1, 4)), 60 * k) for k in range(int(rng.integers(1, 3)))]
+        scores = rng.uniform(.2, .8, len(objects)).round(3).tolist()
+        answers = [[(c, x + 15 * (c in wrong), s) for (c, x), s in zip(objects, scores)]
+                   for wrong in ((1, 2), (2,), ())]
+        return objects, *answers
+    return made(tmp_path / 'made', 200, of, options=2)
+
+
+def rows_of(cascade, gate):
+    return policy_rows(cascade.saver, cascade.truth, gate, policy_for(cascade, gate))
+
+
+def metric_of(cascade):
+    """(K + 1,) mAP of the saver and of each option alone."""
+    return np.array([cascade.evaluator.mean_ap(Walk.one(np.full(len(cascade.truth), k)))[0, 0]
+                     for k in range(len(cascade.options))])
+
+
+def gained_by(cascade, metric):
+    """(K,) what the images' gains sum up to: about what the metric gains through each option."""
+    options = np.arange(1, len(cascade.options))
+    return class_gains(cascade.evaluator, Metric(metric).settle(cascade.evaluator), options=options).sum(axis=(0, 1))
+
+
+@pytest.mark.parametrize('metric', ['mAP', 'f1@0.1', 'f1_macro@0.1'])
+def test_each_image_gets_the_option_that_its_boxes_ask_for(sorted_out, fit, metric):
+    mine, others = sorted_out.take(np.arange(0, 200, 2)), sorted_out.take(np.arange(1, 200, 2))
+    gate = fit(mine, Metric(metric))
+    assert gate.options == 2 and gate.gflops.tolist() == [7, 10]
+    rows = rows_of(others, gate)
+    chosen = Price(5 * gained_by(mine, metric).max(), gate.gflops)(rows)
+    asked = [2 if 1 in d.labels else 1 if 0 in d.labels else 0 for d in others.saver.detections(others.truth)]
+    assert np.mean(chosen == asked) > .9 and np.bincount(chosen, minlength=3).min() > 10
+    curve = policy_curve(others, Price(0, gate.gflops), rows, coco=False)
+    two_way = fit(mine.two_way(), Metric(metric))
+    alone = operating_curve(others.two_way().evaluator,
+                            confidences(others.saver, others.truth, two_way), 1, 10, coco=False)
+    assert curve.retention()['mean'] > alone.retention()['mean'] + .02
+
+
+@pytest.mark.parametrize('lean', [0, .25, 1])
+def test_mean_gains_are_what_the_metric_gains(sorted_out, fit, lean):
+    gate = fit(sorted_out)
+    scale = np.array(gate.gate['scale'])
+    assert (scale > .1 * 200).all() and (scale < 10 * 200).all()
+    gained = gained_by(sorted_out, 'mAP')
+    assert gained == pytest.approx(metric_of(sorted_out)[1:] - metric_of(sorted_out)[0], rel=.25)
+    found = rows_of(sorted_out, gate)[:, 1:].mean(axis=0)
+    assert found == pytest.approx(gained, rel=.1) and found[1] > found[0] > .1
+    assert rows_of(sorted_out, leaning(gate, lean))[:, 1:].mean(axis=0) == pytest.approx(gained, rel=.5)
+
+
+def test_what_a_gate_of_several_options_says_of_its_fit(cascade, fit, capsys):
+    done = []
+    named = replace(cascade, weights=dict(base='e' * 64), lighter=(
+        replace(cascade.lighter[0], weights='d' * 64, size=320.), cascade.lighter[1]))
+    gate = fit(named, seed=2, progress=lambda *step: done.append(step))
+    assert done == [(k + 1, len(done)) for k in range(len(done))]
+    assert gate.gate['options'] == [
+        dict(name=r.name, results=r.checksum, weights=w, size=z, gflops=f) for r, w, z, f in zip(
+            cascade.options[1:], ('d' * 64, None, 'e' * 64), (320., None, 640), (4., 7., 10.))]
+    assert gate.gate['fitted']['columns'][len(NAMES):] == [
+        'log_objects', 'class_rate_1', 'class_rate_2', 'class_rate_3']
+    print_fit(cascade, gate)
+    said = capsys.readouterr().out
+    assert '0 -> 1, 2, 3: gate for mAP, fitted on 60 images' in said
+    assert 'options of 4, 7, 10 GFLOPs, routed by a price' in said
+
+
+def test_a_gate_of_several_options_decides_alike_from_a_file(cascade, fit, tmp_path):
+    gate = fit(cascade)
+    again = LearnedGain(gate.save(tmp_path))
+    one, other = rows_of(cascade, gate), rows_of(cascade, again)
+    assert (one == other).all()
+    policy = policy_for(cascade, gate)
+    curve = policy_curve(cascade, policy, one, points=21, coco=False)
+    for p, price in enumerate(curve.thresholds):
+        policy.price = price
+        mine, theirs = policy(one), policy(other)
+        assert (mine == theirs).all()
+        assert np.bincount(mine, minlength=4) / 60 == pytest.approx(curve.shares[p])
+    assert len(curve) > 10 and (curve.shares[:, 1:].max(axis=0) > 0).sum() >= 2
+
+
+def test_several_options_are_fitted_alike_in_any_number_of_threads(cascade, fit):
+    other = replace(cascade)
+    other.__dict__['evaluator'] = RoutedEvaluator(cascade.truth, cascade.evaluator.options, threads=3)
+    with threadpool_limits(3):
+        again = fit(other, seed=3)
+    assert fit(cascade, seed=3).gate == again.gate
+
+
+def test_images_without_boxes_gain_what_each_option_gained_on_such(tmp_path, fit):
+    """Every other image has no box of the saver; the cheaper option finds little there, the base everything."""
+    def of(i):
+        empty = i % 2
+        found = [(1, 50, .5), (2, 90, .5)]
+        return [(1, 50), (2, 90)], [] if empty else found, found[:1] if empty else found, found
+    cascade = made(tmp_path / 'made', 80, of, options=2)
+    rows = rows_of(cascade, fit(cascade))
+    with_boxes, without = rows[::2, 1:], rows[1::2, 1:]
+    assert np.ptp(without, axis=0).max() == 0 and without[0, 1] > 1.8 * without[0, 0] > 0
+    assert np.abs(with_boxes).max() < .1 * without[0, 0]
+    assert (rows[1::2, 0] < rows[::2, 0].min()).all()
+
+
+@pytest.mark.parametrize('at', [0, 1, 2])
+def test_an_option_that_gains_nothing_anywhere(cascade, fit, at):
+    """Its answers are the saver's."""
+    options = list(cascade.options)
+    options[1 + at] = replace(options[0], name='same')
+    part = several(cascade.truth, *options)
+    gate = fit(part)
+    rows = rows_of(part, gate)
+    assert np.isfinite(rows).all() and ((rows[:, 0] > 0) & (rows[:, 0] < 1)).all()
+    others = np.delete(rows[:, 1:], at, axis=1)
+    assert np.abs(rows[:, 1 + at]).max() < .05 * np.abs(others).max()
+    assert not (Price(0.0, gate.gflops)(rows)[others.max(axis=1) > .01] == at + 1).any()
+
+
+def test_an_option_that_is_worse_than_the_saver(sorted_out, fit):
+    """Hardly any image gets it."""
+    cascade = several(sorted_out.truth, sorted_out.lighter[0].results, sorted_out.saver, sorted_out.base)
+    gate = fit(cascade)
+    values, rows = metric_of(cascade), rows_of(cascade, gate)
+    assert values[1] < values[0] - .1 and rows[:, 1].mean() < -.05
+    assert rows[:, 1].mean() == pytest.approx(gained_by(cascade, 'mAP')[0], rel=.1)
+    policy = policy_for(cascade, gate)
+    for price in (5., 2., 1.):
+        policy.price = price
+        assert (policy(rows) == 1).mean() < .05
+    curve = policy_curve(cascade, policy, rows, coco=False)
+    assert curve.value.max() >= values.max() - 1e-9
+
+
+def test_a_last_option_that_is_worse_than_the_saver(sorted_out, fit):
+    options = sorted_out.options
+    cascade = several(sorted_out.truth, options[1], options[2], options[0])
+    rows = rows_of(cascade, fit(cascade))
+    assert rows[:, 1].mean() > .05 and rows[:, 2].mean() < -.05
+
+
+def test_options_of_equal_gflops(cascade, fit):
+    part = several(cascade.truth, *cascade.options, gflops=[5, 5, 5])
+    gate = fit(part)
+    assert gate.gflops.tolist() == [5, 5, 5]
+    chosen = Price(0.0, gate.gflops)(rows_of(part, gate))
+    best = rows_of(part, gate)[:, 1:].argmax(axis=1) + 1
+    assert (chosen[chosen > 0] == best[chosen > 0]).all() and len(np.unique(chosen)) > 2
+
+
+def test_features_tell_which_option_is_worth_it(tmp_path, fit):
+    """Boxes look the same everywhere; one feature tells of the cheaper option's gain, another of the base's."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 3, 150)  # right as it is, right with the cheaper option, with the base alone
+
+    def of(i):
+        return [(1, 50)], *([(1, 50 + 15 * int(kind[i] > k), .5)] for k in range(3))
+    cascade = made(tmp_path / 'made', 150, of, options=2)
+    features = rng.normal(size=(150, 4)).astype(np.float32)
+    features[:, 1] += 5 * (kind == 1)
+    features[:, 2] += 5 * (kind == 2)
+    cascade = replace(cascade, saver=replace(cascade.saver, features=features))
+    gate = fit(cascade, features=True)
+    assert gate.needs_features and np.shape(gate.gate['neck']['coefficients']) == (4, 2)
+    mean = np.stack([rows_of(cascade, gate)[kind == k, 1:].mean(axis=0) for k in range(3)])
+    assert mean[1, 0] > mean[0, 0] + .4 * mean.max() and mean[2, 1] > mean[2, 0] + .3 * mean.max()
+    assert mean[0, 1] < mean[1:, 1].min() - .15 * mean.max()
+
+
+def test_the_saver_as_every_option_is_refused(cascade):
+    same = [replace(cascade.saver, name=f'same_{k}') for k in (1, 2)]
+    with pytest.raises(DataError) as error:
+        fit_gate(several(cascade.truth, cascade.saver, *same))
+    sentence(error, 'same_1 and same_2 gain the same over 0 on each of the 60 images', 'the same model?')
+
+
+def test_one_option_of_a_cascade_is_fitted_as_a_pair(cascade, fit):
+    pair = Pair(cascade.truth, cascade.saver, cascade.base, 1, 10)
+    assert fit(cascade.two_way()).gate == fit(pair).gate
 
 
 # ---- the same again ------------------------------------------------------------------------------------------------

@@ -26,7 +26,9 @@ POINTS = 51
 EXPLAINED = 0.01  # share of the variance that the boxes leave which features of the neck must explain to be used
 CLOSED = 'doubt'  # the closed form, among what is held out
 #: Sets of learners whose mean cross-validation may choose.
-CHOICES = (('trees', 'boosting'), ('boosting',), ('trees',), ('trees', 'boosting', 'ridge'), ('ridge',))
+CHOICES = (('trees', 'boosting', 'ridge'), ('trees', 'boosting'), ('boosting',), ('trees',), ('ridge',))
+USUAL = CHOICES[0], 0.25  # learners and lean where cross-validation sees none that is clearly better
+CLEARLY = 0.02  # retention; the best of many choices is ahead by as much of the usual one by luck
 
 
 def fit_gate(pair: Pair, metric: Optional[Metric] = None, seed: int = 0, features: bool = False,
@@ -34,9 +36,9 @@ def fit_gate(pair: Pair, metric: Optional[Metric] = None, seed: int = 0, feature
     """Fit a :class:`~tinysaver_det.confidence.LearnedGain` on calibration images.
 
     Learners from scikit-learn are fitted on the rows of all images (one for each class that the saver has boxes of) to
-    predict the image's exact gain in that class, in objects (see :func:`class_gains`). Which of them are taken, and how
-    far the gate leans to the closed form, is decided by 5-fold cross-validation over images: by the mean retention of
-    their routing, computed exactly.
+    predict the image's exact gain in that class, in objects (see :func:`class_gains`). Their mean is taken, and leans a
+    little to the closed form, unless another choice is clearly better in 5-fold cross-validation over images: by the
+    mean retention of its routing, computed exactly.
 
     For a :class:`~tinysaver_det.analysis.cascade.Cascade` all of this is done for each option of the base, in models
     that predict the gains of all, and images are routed by a price.
@@ -220,7 +222,7 @@ class _Choice:
 
 
 def _choose(pair, metric, data, held_out, fold, seed, features):
-    """The learners and the lean whose routing of held-out images retains most."""
+    """The usual learners and lean, or those whose routing of held-out images retains clearly more."""
     found, closed = [], None
     gflops = pair.option_gflops.mean(axis=1)
     doubt = data.summed(held_out[CLOSED])
@@ -250,8 +252,12 @@ def _choose(pair, metric, data, held_out, fold, seed, features):
                 if lean == 1:
                     closed = kept
                 found.append(choice)
-    better = 1 if _value(pair, metric, len(gflops)) >= _value(pair, metric, 0) else -1  # of a loss the least is to
-    best = max(found, key=lambda c: better * c.retention)  # be retained; the first of equals
+    # of a loss the least is to be retained
+    better = 1 if _value(pair, metric, len(gflops)) >= _value(pair, metric, 0) else -1
+    best = max(found, key=lambda c: better * c.retention)  # the first of equals
+    usual = max((c for c in found if (c.learners, c.lean) == USUAL), key=lambda c: c.neck is not None)
+    if better * (best.retention - usual.retention) <= CLEARLY:
+        best = usual
     return replace(best, closed_form=closed)
 
 

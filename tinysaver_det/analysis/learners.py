@@ -22,13 +22,11 @@ def trees(columns, gained, seed):
 def boosting(columns, gained, seed):
     """Gradient-boosted trees on histograms, the mean of several, each on other columns and another part of the rows.
 
-    For several options, the first one's gain is learned and what each further one gains more than the one before: how
-    options differ is little beside what they have in common, so what cannot be told of it had better stay at its mean.
+    Those for several options are fitted one by one.
     """
     if gained.ndim == 2:
-        steps = np.diff(gained, axis=1, prepend=0)
-        count = steps.shape[1]
-        return Trees.joined([(boosting(columns, steps[:, k], seed), np.arange(count) >= k) for k in range(count)])
+        own = np.eye(gained.shape[1])
+        return Trees.joined([(boosting(columns, g, seed), own[k]) for k, g in enumerate(gained.T)])
     ensemble = scikit_learn('ensemble')
     rng, models = np.random.default_rng(seed), []
     for k in range(BAGS):

@@ -160,6 +160,8 @@ def print_fit(pair, gate, notes=()) -> None:
     for text in (
             f'{pair.title}: gate for {gate.gate["metric"]["name"]}, fitted on {found["images"]} images and '
             f'{len(gate.classes)} classes',
+            *([f'options of {", ".join(f"{g:.4g}" for g in gate.gflops)} GFLOPs, routed by a price'] if gate.options > 1
+              else []),
             f'mean retention {found["retention"]:.3f} on held-out images ({found["folds"]}-fold cross-validation, by '
             f'which it was chosen, so a little too good), {found["closed_form"]:.3f} by the closed form that it can '
             'lean to',
