@@ -82,8 +82,12 @@ def merge_as_asked(pair: Pair, args, point=None) -> Pair:
     return pair.answering(alignment, merge)
 
 
-def read_pair_arguments(args):
+def read_pair_arguments(args, several: bool = True):
     """The pair or cascade that the options name, and the reference annotations or None.
+
+    Args:
+        args (argparse.Namespace): The options.
+        several: Whether the base may have several options.
 
     Raises:
         ConfigError: Options that are missing or contradict each other.
@@ -119,6 +123,8 @@ def read_pair_arguments(args):
             (base, cost), = bases
             pair = read_pair(args.ann, args.saver, base, args.saver_gflops, args.base_gflops if cost is None else cost,
                              classes, args.subset, args.saver_features)
+    if len(pair.options) > 2 and not several:
+        raise ConfigError(f'this is about a base of one option, but {len(pair.options) - 1} are given: name one --base')
     return pair, read_ground_truth(args.weights_ann) if args.weights_ann else None
 
 
