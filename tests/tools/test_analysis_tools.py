@@ -650,7 +650,8 @@ def test_answers_that_cannot_be_are_one_sentence(tool, made, fitted, tmp_path, o
     other = {}
     if '--base' in options:
         other, options = dict(base=f'other={made.here}/large.bbox.json'), options[:options.index('--base')]
-    assert words in sentence(tool('sweep', *pair(made.here, **other), *options, '--out', tmp_path / 'a', '--quiet', check=False))
+    assert words in sentence(tool('sweep', *pair(made.here, **other), *options, '--out', tmp_path / 'a', '--quiet',
+                                  check=False))
 
 
 def test_scores_are_aligned_for_one_base(tool, made):

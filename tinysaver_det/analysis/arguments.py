@@ -103,20 +103,20 @@ def read_pair_arguments(args, several: bool = True):
             raise ConfigError(f'--record already names the pair: leave out {_options(given)}')
         pair: Pair = read_record(args.record, classes, args.ann)
     else:
-        several = len(bases) > 1
-        if several and ('base_gflops' in given or any(g is None for _, g in bases)):
+        many = len(bases) > 1
+        if many and ('base_gflops' in given or any(g is None for _, g in bases)):
             raise ConfigError('several options of a base each need their own GFLOPs: give every --base as '
                               f'NAME=FILE:GFLOPS and leave out --base-gflops, but got {" and ".join(args.base)}')
-        if bases and not several and bases[0][1] is not None:
+        if bases and not many and bases[0][1] is not None:
             if 'base_gflops' in given:
                 raise ConfigError(f'GFLOPs of the base are given twice, as {args.base[0]} and by --base-gflops '
                                   f'{args.base_gflops:g}: leave out one')
             given.append('base_gflops')
-        lacking = [n for n in names if n not in given and not (several and n == 'base_gflops')]
+        lacking = [n for n in names if n not in given and not (many and n == 'base_gflops')]
         if lacking:
             raise ConfigError(f'{_options(lacking)} missing: name annotations, results and GFLOPs of both models, or '
                               'a --record')
-        if several:
+        if many:
             pair = read_cascade(args.ann, args.saver, bases, args.saver_gflops, classes, args.subset,
                                 args.saver_features)
         else:
