@@ -82,8 +82,12 @@ def merge_as_asked(pair: Pair, args, point=None) -> Pair:
     return pair.answering(alignment, merge)
 
 
-def read_pair_arguments(args):
+def read_pair_arguments(args, several: bool = True):
     """The pair or cascade that the options name, and the reference annotations or None.
+
+    Args:
+        args (argparse.Namespace): The options.
+        several: Whether the base may have several options.
 
     Raises:
         ConfigError: Options that are missing or contradict each other.
@@ -99,26 +103,28 @@ def read_pair_arguments(args):
             raise ConfigError(f'--record already names the pair: leave out {_options(given)}')
         pair: Pair = read_record(args.record, classes, args.ann)
     else:
-        several = len(bases) > 1
-        if several and ('base_gflops' in given or any(g is None for _, g in bases)):
+        many = len(bases) > 1
+        if many and ('base_gflops' in given or any(g is None for _, g in bases)):
             raise ConfigError('several options of a base each need their own GFLOPs: give every --base as '
                               f'NAME=FILE:GFLOPS and leave out --base-gflops, but got {" and ".join(args.base)}')
-        if bases and not several and bases[0][1] is not None:
+        if bases and not many and bases[0][1] is not None:
             if 'base_gflops' in given:
                 raise ConfigError(f'GFLOPs of the base are given twice, as {args.base[0]} and by --base-gflops '
                                   f'{args.base_gflops:g}: leave out one')
             given.append('base_gflops')
-        lacking = [n for n in names if n not in given and not (several and n == 'base_gflops')]
+        lacking = [n for n in names if n not in given and not (many and n == 'base_gflops')]
         if lacking:
             raise ConfigError(f'{_options(lacking)} missing: name annotations, results and GFLOPs of both models, or '
                               'a --record')
-        if several:
+        if many:
             pair = read_cascade(args.ann, args.saver, bases, args.saver_gflops, classes, args.subset,
                                 args.saver_features)
         else:
             (base, cost), = bases
             pair = read_pair(args.ann, args.saver, base, args.saver_gflops, args.base_gflops if cost is None else cost,
                              classes, args.subset, args.saver_features)
+    if len(pair.options) > 2 and not several:
+        raise ConfigError(f'this is about a base of one option, but {len(pair.options) - 1} are given: name one --base')
     return pair, read_ground_truth(args.weights_ann) if args.weights_ann else None
 
 
