@@ -21,7 +21,7 @@ from tinysaver_det.confidence import LearnedGain, build_confidence
 from tinysaver_det.routing import OperatingPoint
 
 from ..conftest import ROOT
-from .test_analysis_tools import HEAVY, interrupt, pair, sentence, write
+from .test_analysis_tools import HEAVY, interrupt, pair, sentence, several, write
 
 
 @pytest.fixture(scope='module')
@@ -92,6 +92,30 @@ def test_a_fit_in_place_of_another(tool, made, tmp_path):
     for seed in (1, 2):
         assert tool('fit_gate', *pair(made.here), '--seed', seed, '--out', tmp_path).returncode == 0
         assert files(tmp_path) == ['gate.json'] and LearnedGain(tmp_path).gate['fitted']['seed'] == seed
+
+
+def test_a_gate_of_several_options_is_fitted_swept_and_calibrated(tool, made, tmp_path):
+    done = tool('fit_gate', *several(made.here), '--out', tmp_path / 'gate', '--quiet')
+    assert done.returncode == 0 and done.stderr == ''
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ['small -> mid, large: gate for mAP, fitted on 40 images and 6 classes',
+                         'options of 4, 10 GFLOPs, routed by a price']
+    gate = LearnedGain(tmp_path / 'gate')
+    assert gate.option_names == ('mid', 'large') and gate.gflops.tolist() == [4, 10]
+    done = tool('sweep', *several(made.there), '--confidence', tmp_path / 'gate', '--points', 9, '--out',
+                tmp_path / 'sweep', '--quiet')
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / 'sweep' / 'summary.json').read_text())
+    assert summary['policies'][str(tmp_path / 'gate')] == dict(type='Price', price=0, gflops=[4, 10])
+    done = tool('calibrate', *several(made.there), '--confidence', tmp_path / 'gate', '--max-gflops', 6, '--resamples',
+                20, '--out', tmp_path / 'point.json', '--quiet')
+    assert done.returncode == 0, done.stderr
+    found = OperatingPoint.read(tmp_path / 'point.json')
+    assert found.routing['type'] == 'Price' and found.confidence == gate.to_dict()
+    refused = sentence(tool('sweep', *several(made.there, f'{made.there / "large.bbox.json"}:10',
+                                              f'{made.there / "middle.bbox.json"}:6'), '--confidence',
+                            tmp_path / 'gate', '--out', tmp_path / 'no', '--quiet'))
+    assert 'the gate was fitted for options of 4, 10 GFLOPs, but here they are middle, large of 6, 10' in refused
 
 
 REFUSED = {
