@@ -522,6 +522,7 @@ WRONG = {
         3, 'a', [], [1], {}, dict(mean=[0.]), dict(mean=[0.], coefficients=[1., 2.]), dict(mean=0, coefficients=0),
         dict(mean=[NAN], coefficients=[0.]), dict(mean=['a'], coefficients=['b']), dict(mean=[0.], coefficients=[HUGE]),
         dict(mean=[], coefficients=[]))],
+    'images': [dict(fitted=dict(images=v)) for v in (0, -1, NAN, math.inf, 'a', None, [], HUGE)],
     'names': [{k: v} for k in ('saver', 'base', 'metric') for v in ({}, dict(name=3))],
 }
 

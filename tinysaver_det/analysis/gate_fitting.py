@@ -41,7 +41,7 @@ def fit_gate(pair: Pair, metric: Optional[Metric] = None, seed: int = 0, feature
     mean retention of its routing, computed exactly.
 
     For a :class:`~tinysaver_det.analysis.cascade.Cascade` all of this is done for each option of the base, in models
-    that predict the gains of all, and images are routed by a price.
+    that predict the gains of all, and images are routed by a price (retention is then over what is spent).
 
     Args:
         pair: Saver and base on the calibration images; an alignment or merge is not looked at.
@@ -112,7 +112,8 @@ def _described(pair):
     """What a gate says of each option of the base, the cheapest first."""
     lighter = [(o.results, o.weights, o.size) for o in getattr(pair, 'lighter', ())]
     found = [*lighter, (pair.base, pair.weights.get('base'), getattr(pair, 'size', None))]
-    return [dict(name=results.name, results=results.checksum, weights=weights, size=size, gflops=float(gflops))
+    return [dict(name=results.name, results=results.checksum, weights=weights, size=size and float(size),
+                 gflops=float(gflops))
             for (results, weights, size), gflops in zip(found, pair.option_gflops.mean(axis=1))]
 
 
@@ -255,7 +256,7 @@ def _choose(pair, metric, data, held_out, fold, seed, features):
     # of a loss the least is to be retained
     better = 1 if _value(pair, metric, len(gflops)) >= _value(pair, metric, 0) else -1
     best = max(found, key=lambda c: better * c.retention)  # the first of equals
-    usual = max((c for c in found if (c.learners, c.lean) == USUAL), key=lambda c: c.neck is not None)
+    usual = max((c for c in found if (c.learners, c.lean) == USUAL), key=lambda c: better * c.retention)
     if better * (best.retention - usual.retention) <= CLEARLY:
         best = usual
     return replace(best, closed_form=closed)

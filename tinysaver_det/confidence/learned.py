@@ -20,7 +20,7 @@ FORMAT = 2
 FILE = 'gate.json'
 RATE = 1  # from here on a class's features are gains per doubt; the first is the logarithm of its number of objects
 FINEST = 20.0  # gains below a twentieth of the mean are told apart linearly, larger ones by their ratio
-LARGEST = 700.0  # order whose gain a float can hold
+LARGEST = 600.0  # order whose gain a float can hold
 _KINDS = dict(saver=dict, classes=list, metric=dict, units=list, class_features=list, models=list, lean=float,
               centre=float, fitted=dict)
 _PER_OPTION = ('mean_gain', 'mean_doubt', 'empty')
@@ -34,14 +34,13 @@ class LearnedGain(Confidence):
 
     For each class that the saver has boxes of, models predict from :func:`~.gate_features.class_rows` how many objects'
     worth the base's answer gains; the sum over classes, each in the metric's units per object, is the image's predicted
-    gain. The order leans to a closed form, the doubt in each class's boxes times what such doubt gained on average, as
-    far as cross-validation on the calibration images asked for it. The confidence is 1 / (1 + exp(order - centre)),
-    strictly decreasing. An image without boxes has about the mean gain of such images in the calibration.
+    gain. The order leans to a closed form, the doubt in each class's boxes times what such doubt gained on average. The
+    confidence is 1 / (1 + exp(order - centre)), strictly decreasing. An image without boxes has about the mean gain of
+    such images in the calibration.
 
     Where the base has several options, all of this is told of each of them, and the order is that of the largest gain
-    per GFLOP: a threshold on the confidence hands over the images whose gain some option is worth at some price, which
-    option that is being a matter of :class:`~tinysaver_det.routing.Price`. An option is not taken to be better than a
-    cheaper one.
+    per GFLOP, below which as a price the image is handed over. Which option it gets is a matter of
+    :class:`~tinysaver_det.routing.Price`. That an option costs more is not taken to mean that it gains more.
 
     Make one with ``tools/fit_gate.py`` or :func:`tinysaver_det.analysis.gate_fitting.fit_gate`.
 
@@ -324,6 +323,8 @@ def _check_values(content):
     _finite(content, 'lean', 'centre')
     if content['format'] > 1:
         _check_options(content, options)
+    elif not 0 < float(content['fitted'].get('images', 1)) < math.inf:  # by which its gains are scaled
+        raise ValueError('the images that it was fitted on must be above 0')
     units, class_features = (_finite(content, key) for key in ('units', 'class_features'))
     if units.shape != (1, len(classes)) or class_features.ndim != 3 or class_features.shape[1] != len(classes):
         raise ValueError('units and class features must be given for each class')
