@@ -8,8 +8,9 @@ from tinysaver_det.errors import ConfigError
 from tinysaver_det.evaluation import SaverMetric
 
 
-def sample(stage, gflops, confidence=0.5, dropped=0, size=(10, 20), path='a.jpg'):
-    return dict(stage=stage, gflops=gflops, saver_gflops=1.0, confidence=confidence, dropped_boxes=dropped,
+def sample(stage, gflops, confidence=0.5, dropped=0, size=(10, 20), path='a.jpg', option=None):
+    return dict(option=int(stage == 'base') if option is None else option, gflops=gflops, saver_gflops=1.0,
+                confidence=confidence, dropped_boxes=dropped,
                 ori_shape=size, img_path=path)
 
 
@@ -32,7 +33,8 @@ def test_figures():
 
 def test_base_on_kept_images_is_measured_once_per_image_size():
     asked = []
-    detector = SimpleNamespace(base=None, base_gflops_alone=lambda path: asked.append(path) or 10.0)
+    detector = SimpleNamespace(options=[None], base_is_cascade=False,
+                               base_gflops_alone=lambda path: asked.append(path) or 10.0)
     got = evaluate([sample('saver', 1.0, path='a'), sample('saver', 1.0, path='b'),
                     sample('saver', 1.0, size=(5, 5), path='c'), sample('base', 3.0, size=(7, 7), path='d')], detector)
     assert asked == ['a', 'c']

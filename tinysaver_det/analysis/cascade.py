@@ -1,6 +1,6 @@
 """A saver and a base with several options, such as the base at several scales."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Optional
@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..merging import Replace
 from .evaluator import RoutedEvaluator
 from .matching import match
-from .pair import Pair, check_gflops
+from .pair import Pair, check_gflops, record_of
 from .records import Results
 
 
@@ -99,6 +99,12 @@ class Cascade(Pair):
         return Pair(self.truth, self.saver, results, self.saver_gflops, gflops,
                     dict(saver=self.weights.get('saver'), base=weights))
 
+    def record(self) -> dict:
+        found = super().record()
+        found['base']['size'] = self.size
+        return dict(found, lighter=[dict(record_of(o.results, o.gflops, o.weights), size=o.size)
+                                    for o in self.lighter])
+
     def take(self, images) -> 'Cascade':
         return replace(self, truth=self.truth.take(images), saver=self.saver.take(images), base=self.base.take(images),
                        saver_gflops=self.saver_gflops[images], base_gflops=self.base_gflops[images],
@@ -109,3 +115,16 @@ class Cascade(Pair):
         part = super().only(classes)
         return replace(part, lighter=tuple(replace(o, results=o.results.only(part.truth, self.truth))
                                            for o in self.lighter))
+
+
+def with_lighter(pair: Pair, record: dict, read: Callable) -> Cascade:
+    """A pair with the lighter options of its record.
+
+    Args:
+        pair: Saver and base.
+        record: The content of ``record.json``.
+        read: Gives the :class:`Results` of a model by what the record says of it.
+    """
+    lighter = [Lighter(read(o), np.array(o['gflops'], np.float64), o['weights'], o['size']) for o in record['lighter']]
+    return Cascade(pair.truth, pair.saver, pair.base, pair.saver_gflops, pair.base_gflops, pair.weights,
+                   lighter=tuple(lighter), size=record['base']['size'])

@@ -111,8 +111,9 @@ def evaluate(cfg: Config,
         detector = unwrap(runner.model)
         name = type(detector.confidence).__name__
         pair = read_record(sweep_folder).answering(detector.alignment, detector.merge)
+        more = dict(routing=detector.routing) if len(detector.options) > 1 else {}
         found = sweep(pair, {name: detector.confidence}, point=detector.operating_point,
-                      trusted=detector.confidence)
+                      trusted=detector.confidence, **more)
         found.print()
         for path in found.save(sweep_folder):
             print(f'written to {path}')
@@ -219,12 +220,7 @@ def _record_config(cfg, folder):
     if path is None or not any(type_name(m) == 'CocoMetric' for m in cfg.test_evaluator.metrics):
         raise ConfigError('a sweep needs COCO annotations of the images: name them with --cfg-options '
                           'test_dataloader.dataset.ann_file=FILE test_evaluator.0.ann_file=FILE')
-    names = []
-    for stage in ('saver', 'base'):
-        config = cfg.model[stage].get('config')
-        names.append(osp.splitext(osp.basename(config))[0] if isinstance(config, str) else stage)
-    return dict(type='StageRecordMetric', ann_file=path, folder=folder,
-                names=names if names[0] != names[1] else ['saver', 'base'])
+    return dict(type='StageRecordMetric', ann_file=path, folder=folder)
 
 
 def _distribute_on_cpu(cfg):
