@@ -79,7 +79,7 @@ class SaverSummary:
         for head in ('GFLOPs', 'of base', 'handed over', *(_short(k, shown) for k in shown)):
             table.add_column(head, justify='right', no_wrap=True)
         rows = (('saver alone', self.saver_gflops, None, self.baselines.get('saver', {})),
-                *((f'to {o["name"]}', o['gflops'], o['share'], {}) for o in self.options),
+                *((f'to {name}', o['gflops'], o['share'], {}) for name, o in zip(_names(self.options), self.options)),
                 ('base alone', self.base_gflops, None, self.baselines.get('base', {})),
                 ('cascade', self.gflops_per_image, self.handover, self.metrics))
         for name, gflops, handover, metrics in rows:
@@ -154,6 +154,13 @@ class SaverSummary:
         if self.dropped_boxes:
             notes.append(f'{self.dropped_boxes} boxes were left out because a coordinate or score was not finite')
         return notes
+
+
+def _names(options):
+    """The options' names, or what tells them apart where one model has several scales."""
+    names = [o['name'] for o in options]
+    models = {n.rpartition(' ')[0] for n in names}
+    return names if len(models) > 1 or None in [o['scale'] for o in options] else [n.rpartition(' ')[2] for n in names]
 
 
 def _short(key, shown):
