@@ -35,7 +35,7 @@ def main(argv=None):
             if path is not None and (os.path.isdir(path) or not path.endswith('.json')):
                 raise ConfigError(f'{path} must be a file that ends in .json')
         with progress_bar('fitting', args.quiet) as progress:
-            pair, reference = read_pair_arguments(args)
+            pair, reference = read_pair_arguments(args, several=False)
             confidence = one_confidence(args.confidence, pair.truth, pair.saver, reference, args.metric,
                                         pair.weights.get('saver'))
             scores = confidences(pair.saver, pair.truth, confidence)

@@ -31,7 +31,7 @@ def main(argv=None):
             raise ConfigError(f'--rounds must be at least 1 and --points at least 2, but got {args.rounds} and '
                               f'{args.points}')
         with progress_bar('comparing', args.quiet) as progress:
-            pair, reference = read_pair_arguments(args)
+            pair, reference = read_pair_arguments(args, several=False)
             confidence = one_confidence(args.confidence, pair.truth, pair.saver, reference, args.metric,
                                         pair.weights.get('saver'))
             scores = confidences(pair.saver, pair.truth, confidence)

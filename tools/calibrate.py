@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Choose the threshold for a target, with a certainty, and write it down for tools/test.py and configs."""
+"""Choose the threshold or price for a target, with a certainty, and write it down for tools/test.py and configs."""
 
 import argparse
 import os
@@ -33,6 +33,9 @@ def main(argv=None):
     parser.add_argument('--guarantee', choices=['bootstrap', 'ltt'], default='bootstrap',
                         help='bootstrap (default), or Learn then Test, a guarantee without assumptions on the loss '
                              'per image')
+    parser.add_argument('--pixels', type=float, metavar='S',
+                        help='with several options and a confidence that tells no gains: how large an unsure box must '
+                             'be (default: found on these images)')
     parser.add_argument('--resamples', type=int, default=1000, help='of the bootstrap (default 1000)')
     parser.add_argument('--points', type=int, default=101, help='thresholds to look at (default 101)')
     parser.add_argument('--seed', type=int, default=0)
@@ -49,7 +52,8 @@ def main(argv=None):
         from tinysaver_det.analysis.calibration import TARGETS, calibrate, refuse_leak
         from tinysaver_det.analysis.coverage import coverage
         from tinysaver_det.analysis.metric import Metric
-        from tinysaver_det.analysis.scoring import confidences, one_confidence
+        from tinysaver_det.analysis.policies import policy_for
+        from tinysaver_det.analysis.scoring import one_confidence, policy_rows
         from tinysaver_det.errors import ConfigError
         from tinysaver_det.report.calibration_report import coverage_table, print_calibration
         from tinysaver_det.report.console import console
@@ -68,9 +72,11 @@ def main(argv=None):
             if args.test_ann is not None:
                 leak = refuse_leak(pair.truth, args.test_ann, args.allow_leak) \
                     or args.allow_leak and confidence.seen(pair.truth.marks()) > 0
-            scores = confidences(pair.saver, pair.truth, confidence)
-            settings = dict(metric=Metric(args.metric) if args.metric else None, certainty=args.certainty,
-                            guarantee=args.guarantee, count=args.resamples, points=args.points)
+            policy = policy_for(pair, confidence, Metric(args.metric or 'mAP'), args.pixels)
+            scores = policy_rows(pair.saver, pair.truth, confidence, policy)
+            settings = dict(policy=policy, metric=Metric(args.metric) if args.metric else None,
+                            certainty=args.certainty, guarantee=args.guarantee, count=args.resamples,
+                            points=args.points)
             if args.check_coverage is not None:
                 found = coverage(pair, confidence, scores, target, args.check_coverage, args.seed, progress,
                                  leak=args.allow_leak, **settings)

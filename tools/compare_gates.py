@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""From recorded results: the learned gate beside published ones, out of fold, by the same exact metric."""
+"""From recorded results: the learned gate beside published ones, out of fold, by the same exact metric.
+
+With several options of a base: handing over to any of them beside the base alone, and single models."""
 
 import argparse
 import os
@@ -24,11 +26,13 @@ def main(argv=None):
     args = parser.parse_args(argv)
     with one_sentence():
         from tinysaver_det.analysis.compare_gates import NAMES, compare_gates
+        from tinysaver_det.analysis.compare_ways import compare_ways
         from tinysaver_det.analysis.groups import parse_groups
         from tinysaver_det.analysis.metric import Metric
         from tinysaver_det.analysis.pair import read_other_pair
         from tinysaver_det.errors import ConfigError
         from tinysaver_det.report.gates_report import print_gates, save_gates
+        from tinysaver_det.report.ways_report import print_ways, save_ways
 
         if args.json and os.path.isdir(args.json):
             raise ConfigError(f'--json {args.json} is a folder: name a file')
@@ -37,12 +41,21 @@ def main(argv=None):
         groups = parse_groups(args.group)
         with progress_bar('fitting and evaluating', args.quiet) as progress:
             pair, reference = read_pair_arguments(args)
-            others = [read_other_pair(pair, *files, args.subset or bool(args.record)) for files in args.fitted_on]
-            found = compare_gates(pair, names, metric, args.folds, args.seed, args.resamples, groups=groups,
-                                  others=others, reference=reference, progress=progress)
-        print_gates(found)
+            if len(pair.options) > 2:
+                given = [o for o in ('gates', 'group', 'fitted_on') if getattr(args, o)]
+                if given:
+                    raise ConfigError(f'--{given[0].replace("_", "-")} is about a base of one option: leave it out, or '
+                                      'name one base')
+                found, show, save = compare_ways(pair, metric, args.folds, args.seed, args.resamples,
+                                                 reference=reference, progress=progress), print_ways, save_ways
+            else:
+                others = [read_other_pair(pair, *files, args.subset or bool(args.record)) for files in args.fitted_on]
+                found, show, save = compare_gates(pair, names, metric, args.folds, args.seed, args.resamples,
+                                                  groups=groups, others=others, reference=reference,
+                                                  progress=progress), print_gates, save_gates
+        show(found)
         if args.json:
-            save_gates(found, args.json)
+            save(found, args.json)
             print(f'written to {args.json}')
 
 

@@ -22,6 +22,9 @@ def main(argv=None):
     parser.add_argument('--group', nargs='+', action='extend', default=[], metavar='NAME=CLASS,CLASS',
                         help='a table of what a cascade for these classes alone saves; coco: a set of usual groups')
     parser.add_argument('--points', type=int, help='points per curve, evenly spaced in handover (default: all)')
+    parser.add_argument('--pixels', type=float, metavar='S',
+                        help='with several options and a confidence that tells no gains: how large an unsure box must '
+                             'be (default: found on these images)')
     parser.add_argument('--operating-point', metavar='FILE', help='apply this operating_point.json and mark it')
     parser.add_argument('--images', metavar='FOLDER', help='image folder, for galleries in the report')
     parser.add_argument('--out', metavar='DIR', required=True,
@@ -47,13 +50,14 @@ def main(argv=None):
             statics = [read_static(s, pair.truth, args.subset) for s in args.static]
             scored = named_confidences(args.confidence, pair.truth, pair.saver, reference, args.metric,
                                        pair.weights.get('saver'))
-            report = sweep(pair, scored, metric, args.points, statics, groups, point, progress=progress)
+            report = sweep(pair, scored, metric, args.points, statics, groups, point, progress=progress,
+                           pixels=args.pixels)
         pictures, unread = None, []
         if args.images:
             curve = report.curves[0]
-            threshold = point.threshold if point else curve.thresholds[curve.cheapest(0.005)]
+            p = curve.point_at(report.setting) if point else curve.cheapest(0.005)
             pictures, unread = gallery(pair.truth, args.images, list(pair.saver.detections(pair.truth)),
-                                       curve.confidences, threshold)
+                                       curve.confidences, curve.threshold_at(p))
         report.print()
         for sentence in unread:
             print(sentence)

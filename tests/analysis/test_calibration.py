@@ -131,7 +131,7 @@ def test_learn_then_test_limits_the_loss_of_the_kept_images(made, seed):
     found = calibrate(pair, CONFIDENCE, scores, ('max_image_loss', 0.2), **LTT)
     point = found.require()
     assert point.metric == dict(name='f1@0.3', scores=[0.3, 0.3])
-    losses = image_losses(pair.evaluator, Metric(point.metric['name'], tuple(point.metric['scores'])))
+    losses, _ = image_losses(pair.evaluator, Metric(point.metric['name'], tuple(point.metric['scores'])))
     kept = losses[scores >= point.threshold].sum() / IMAGES
     assert 0 < kept < 0.2
     assert point.expected['quantity'] == pytest.approx(kept)
@@ -403,7 +403,7 @@ def test_coverage_tests_each_promise_on_the_other_half(made, target, settings):
         metric = Metric(point.metric['name'], point.metric['scores'] and tuple(point.metric['scores']))
         routed, alone = (metric.values(tested.evaluator, Walk.one(r))[0, 0] for r in (handed, 0 * handed + 1))
         value = dict(max_drop=alone - routed, max_gflops=gflops, min_saved=1 - gflops / 10, handover=handed.mean(),
-                     max_image_loss=image_losses(tested.evaluator, metric)[~handed].sum() / len(rest)
+                     max_image_loss=image_losses(tested.evaluator, metric)[0, ~handed].sum() / len(rest)
                      if metric.is_f1 else None)[kind]
         quantities.append(value)
         saved.append(1 - gflops / 10)

@@ -47,6 +47,13 @@ def pair(folder, **changes):
     return [a for k, v in given.items() if v is not None for a in (f'--{k}', v)]
 
 
+def several(folder, *bases, **changes):
+    """The same with several options of the base: middle and large, unless others are named."""
+    bases = bases or (f'{folder / "large.bbox.json"}:10', f'mid={folder / "middle.bbox.json"}:4')
+    return [*pair(folder, **{'base': None, 'base-gflops': None, **changes}),
+            *(a for b in bases for a in ('--base', b))]
+
+
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     """``here`` and ``there``, data sets with results of three models; ``empty``, without any; ``light``, an environment
@@ -98,6 +105,52 @@ def test_sweep(tool, made, tmp_path):
     assert list(summary['confidences']) == ['MeanScore', 'TopKMean(k=3)'] and summary['metric'] == 'mAP'
     assert [s['name'] for s in summary['statics']] == ['between']
     assert [g['name'] for g in summary['groups']] == ['all', 'pets', 'bus']
+
+
+def test_sweep_of_several_options(tool, made, tmp_path):
+    done = tool('sweep', *several(made.here), '--points', 21, '--out', tmp_path / 'out')
+    assert done.stderr == '' and sorted(os.listdir(tmp_path / 'out')) == FILES
+    for words in ('small -> mid, large: 40 images', '│ ClassWeightedEntropy, two-way ', '│ between single models ',
+                  'who answers (ClassWeightedEntropy, the smallest scale', 'was found on these very images'):
+        assert words in ' '.join(done.stdout.split()) or words in done.stdout
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert [o['name'] for o in summary['options']] == ['mid', 'large']
+    found = summary['policies']['ClassWeightedEntropy']
+    assert found['type'] == 'SmallestScale' and found['sizes'] == pytest.approx([2, 10 ** .5])
+    with open(tmp_path / 'out' / 'curve.csv') as f:
+        rows = list(csv.DictReader(f))
+    for row in (rows[0], rows[len(rows) // 2], rows[-1]):
+        shares = [float(row[f'share_{k}']) for k in range(3)]
+        assert sum(shares) == pytest.approx(1) and 1 - shares[0] == pytest.approx(float(row['handover']))
+        assert float(row['gflops']) == pytest.approx(1 + 4 * shares[1] + 10 * shares[2])
+    given = tool('sweep', *several(made.here), '--points', 21, '--pixels', 0, '--out', tmp_path / 'given')
+    assert 'share_1' in (tmp_path / 'given' / 'curve.csv').read_text() and given.stderr == ''
+    with open(tmp_path / 'given' / 'curve.csv') as f:
+        assert all(float(row['share_2']) == 0 for row in csv.DictReader(f))  # any size is large enough
+
+
+def test_calibrate_several_options_and_apply_it_elsewhere(tool, made, tmp_path):
+    point = tmp_path / 'point.json'
+    done = tool('calibrate', *several(made.here), '--max-gflops', 6, '--resamples', 40, '--out', point)
+    assert 'At threshold' in done.stdout and 'the target is met' in done.stdout
+    found = OperatingPoint.read(point)
+    assert [o['name'] for o in found.options] == ['mid', 'large'] and found.gflops == pytest.approx((1, 5, 11))
+    assert found.expected['gflops'] <= 6 and json.loads(point.read_text())['lambda'] is None
+    swept = tool('sweep', *several(made.there), '--operating-point', point, '--points', 11, '--out', tmp_path / 'out')
+    assert 'At the operating point (threshold' in swept.stdout
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert summary['operating_point']['threshold'] == found.threshold
+    assert sum(summary['operating_point']['shares']) == pytest.approx(1)
+    assert summary['policies']['operating point']['pixels'] == found.routing['pixels']
+    refused = tool('sweep', *pair(made.there), '--operating-point', point, '--out', tmp_path / 'no', check=False)
+    assert 'made for mid, large, but here the base has 1 option (large)' in sentence(refused)
+
+
+def test_one_base_may_have_its_cost_behind_it(tool, made, tmp_path):
+    for name, args in (('new', several(made.here, f'{made.here / "large.bbox.json"}:10')), ('old', pair(made.here))):
+        tool('sweep', *args, '--points', 5, '--out', tmp_path / name)
+    new, old = ((tmp_path / n / 'summary.json').read_text() for n in ('new', 'old'))
+    assert new == old
 
 
 def test_sweep_with_every_option(tool, made, tmp_path):
@@ -266,6 +319,21 @@ REFUSED = {
 }
 SWEEP = {
     **REFUSED,
+    'options without cost': (lambda m: several(m.here, m.here / 'large.bbox.json', f'{m.here / "middle.bbox.json"}:4'),
+                             'several options of a base each need their own GFLOPs: give every --base as '
+                             'NAME=FILE:GFLOPS'),
+    'options and one cost': (lambda m: several(m.here, **{'base-gflops': 10}), 'leave out --base-gflops'),
+    'cost given twice': (lambda m: several(m.here, f'{m.here / "large.bbox.json"}:10', **{'base-gflops': 9}),
+                         'GFLOPs of the base are given twice.*leave out one'),
+    'options of one name': (lambda m: several(m.here, *[f'{m.here / "large.bbox.json"}:{g}' for g in (4, 10)]),
+                            'large occurs twice: give NAME=FILE'),
+    'option of no cost': (lambda m: several(m.here, f'{m.here / "large.bbox.json"}:10',
+                                            f'a={m.here / "small.bbox.json"}:0'), 'GFLOPs of a must be above 0'),
+    'option without images': (lambda m: several(m.here, f'{m.here / "large.bbox.json"}:10',
+                                                f'{m.there / "middle.bbox.json"}:4'), 'middle.bbox.json'),
+    'fused options': (lambda m: [*several(m.here), '--merge', 'fuse'], '--merge and --alignment go with a base of one'),
+    'groups of options': (lambda m: [*several(m.here), '--group', 'pets=cat'], 'leave out --group'),
+    'negative pixels': (lambda m: [*several(m.here), '--pixels', -1], 'pixels must be a finite number of at least 0'),
     'model without cost': (lambda m: [*pair(m.here), '--static', m.here / 'middle.bbox.json'],
                            'a model must be given as NAME=FILE:GFLOPS, but got'),
     'model without file': (lambda m: [*pair(m.here), '--static', 'a=nowhere.json:3'], 'nowhere.json cannot be read'),
@@ -275,7 +343,7 @@ SWEEP = {
     'class of a group': (lambda m: [*pair(m.here), '--group', 'pets=dgo'], "did you mean 'dog'"),
     'groups of another data set': (lambda m: [*pair(m.here), '--group', 'coco'], "'person' is not a class"),
     'no point': (lambda m: [*pair(m.here), '--operating-point', 'nowhere.json'], 'nowhere.json cannot be read'),
-    'damaged point': (lambda m: [*pair(m.here), '--operating-point', m.here / 'ann.json'], 'must be of format 2'),
+    'damaged point': (lambda m: [*pair(m.here), '--operating-point', m.here / 'ann.json'], 'must be of format 3'),
 }
 HALF = ['--handover', 0.5, '--resamples', 20]
 CALIBRATE = {
@@ -578,9 +646,17 @@ def test_a_sweep_and_a_calibration_take_them(tool, made, fitted, tmp_path):
     (['--alignment', 'OUT', '--base', 'other'], "fitted for the base 'large', but here the base is 'other'"),
 ])
 def test_answers_that_cannot_be_are_one_sentence(tool, made, fitted, tmp_path, options, words):
-    options = [dict(FUSE=fitted.fuse, OUT=fitted.out, other=f'other={made.here}/large.bbox.json').get(o, o)
-               for o in options]
-    assert words in sentence(tool('sweep', *pair(made.here), *options, '--out', tmp_path / 'a', '--quiet', check=False))
+    options = [dict(FUSE=fitted.fuse, OUT=fitted.out).get(o, o) for o in options]
+    other = {}
+    if '--base' in options:
+        other, options = dict(base=f'other={made.here}/large.bbox.json'), options[:options.index('--base')]
+    assert words in sentence(tool('sweep', *pair(made.here, **other), *options, '--out', tmp_path / 'a', '--quiet',
+                                  check=False))
+
+
+def test_scores_are_aligned_for_one_base(tool, made):
+    said = sentence(tool('align_scores', *several(made.here), '--quiet', check=False))
+    assert 'about a base of one option, but 2 are given: name one --base' in said
 
 
 @pytest.mark.parametrize('options, words', [(['--folds', 1], 'at least 2 folds'), (['--out', 'a.txt'], 'ends in .json'),

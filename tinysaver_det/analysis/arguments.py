@@ -6,7 +6,8 @@ from ..errors import ConfigError
 from ..merging import build_merge, read_alignment
 from ..names import parse_call
 from ..routing import answers_of
-from .pair import Pair, read_pair, read_record
+from .cascade import read_cascade
+from .pair import Pair, read_pair, read_record, split_gflops
 from .records import read_ground_truth
 
 
@@ -19,7 +20,9 @@ def add_pair_arguments(parser, several: Optional[bool] = False) -> None:
     """
     add_data_arguments(parser)
     parser.add_argument('--saver', metavar='[NAME=]FILE', help="the saver's results, as COCO json")
-    parser.add_argument('--base', metavar='[NAME=]FILE', help="the base's results")
+    parser.add_argument('--base', action='append', metavar='[NAME=]FILE[:GFLOPS]',
+                        help="the base's results; given again, each with its GFLOPs, for a base of several options, "
+                             'such as several scales')
     parser.add_argument('--saver-gflops', type=float, metavar='A', help='GFLOPs of the saver alone (1 multiply-add = '
                                                                         '1)')
     parser.add_argument('--base-gflops', type=float, metavar='B', help='GFLOPs of the base alone')
@@ -66,6 +69,9 @@ def merge_as_asked(pair: Pair, args, point=None) -> Pair:
         OperatingPointError: The options ask for others than the point.
     """
     alignment, merge = read_alignment(args.alignment), args.merge
+    if len(pair.options) > 2 and (alignment is not None or merge not in (None, 'replace')):
+        raise ConfigError('--merge and --alignment go with a base of one option, but there are '
+                          f'{len(pair.options) - 1}: leave them out, or name one base')
     if merge is not None:
         merge = build_merge(merge if merge.endswith('.json') else parse_call(merge, 'a merge',
                                                                              'replace or fuse(iou=0.6)'))
@@ -76,14 +82,19 @@ def merge_as_asked(pair: Pair, args, point=None) -> Pair:
     return pair.answering(alignment, merge)
 
 
-def read_pair_arguments(args):
-    """The pair that the options name, and the reference annotations or None.
+def read_pair_arguments(args, several: bool = True):
+    """The pair or cascade that the options name, and the reference annotations or None.
+
+    Args:
+        args (argparse.Namespace): The options.
+        several: Whether the base may have several options.
 
     Raises:
         ConfigError: Options that are missing or contradict each other.
     """
     classes = split_classes(args.classes)
     names = ('ann', 'saver', 'base', 'saver_gflops', 'base_gflops')
+    bases = [split_gflops(b) for b in args.base or ()]
     given = [n for n in names if getattr(args, n) is not None]
     if args.record:
         given = [n for n in given if n != 'ann'] + ['saver_features'] * (args.saver_features is not None) \
@@ -92,12 +103,28 @@ def read_pair_arguments(args):
             raise ConfigError(f'--record already names the pair: leave out {_options(given)}')
         pair: Pair = read_record(args.record, classes, args.ann)
     else:
-        lacking = [n for n in names if n not in given]
+        many = len(bases) > 1
+        if many and ('base_gflops' in given or any(g is None for _, g in bases)):
+            raise ConfigError('several options of a base each need their own GFLOPs: give every --base as '
+                              f'NAME=FILE:GFLOPS and leave out --base-gflops, but got {" and ".join(args.base)}')
+        if bases and not many and bases[0][1] is not None:
+            if 'base_gflops' in given:
+                raise ConfigError(f'GFLOPs of the base are given twice, as {args.base[0]} and by --base-gflops '
+                                  f'{args.base_gflops:g}: leave out one')
+            given.append('base_gflops')
+        lacking = [n for n in names if n not in given and not (many and n == 'base_gflops')]
         if lacking:
             raise ConfigError(f'{_options(lacking)} missing: name annotations, results and GFLOPs of both models, or '
                               'a --record')
-        pair = read_pair(args.ann, args.saver, args.base, args.saver_gflops, args.base_gflops, classes, args.subset,
-                         args.saver_features)
+        if many:
+            pair = read_cascade(args.ann, args.saver, bases, args.saver_gflops, classes, args.subset,
+                                args.saver_features)
+        else:
+            (base, cost), = bases
+            pair = read_pair(args.ann, args.saver, base, args.saver_gflops, args.base_gflops if cost is None else cost,
+                             classes, args.subset, args.saver_features)
+    if len(pair.options) > 2 and not several:
+        raise ConfigError(f'this is about a base of one option, but {len(pair.options) - 1} are given: name one --base')
     return pair, read_ground_truth(args.weights_ann) if args.weights_ann else None
 
 

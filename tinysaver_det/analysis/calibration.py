@@ -10,7 +10,7 @@ from ..confidence import Confidence
 from ..errors import ConfigError, DataError, OperatingPointError
 from ..routing import OperatingPoint
 from .bootstrap import resamples, upper_bound
-from .curve import OperatingCurve, operating_curve
+from .curve import OperatingCurve, operating_curve, policy_curve
 from .metric import Metric
 from .pair import Pair
 from .records import read_ground_truth
@@ -66,8 +66,9 @@ class Calibration:
 
 def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Optional[Metric] = None,
               certainty: float = 0.95, for_images: Optional[float] = None, guarantee: str = 'bootstrap',
-              count: int = 1000, points: int = POINTS, seed: int = 0, leak: bool = False, progress=None) -> Calibration:
-    """Choose the cheapest threshold that meets a target with a certainty.
+              count: int = 1000, points: int = POINTS, seed: int = 0, leak: bool = False, progress=None,
+              policy=None) -> Calibration:
+    """Choose the cheapest threshold, or the price, that meets a target with a certainty.
 
     Thresholds are tried from all-base on towards all-saver, and the last before the first that fails is taken: so
     trying many does not use up the certainty (fixed sequence testing). For a budget it is the other way round.
@@ -78,9 +79,9 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
     :func:`image_losses` and not on mAP.
 
     Args:
-        pair: Saver and base on the calibration images.
+        pair: Saver and base on the calibration images, or a :class:`~tinysaver_det.analysis.cascade.Cascade`.
         confidence: What the saver's answers were scored with.
-        scores: (I,) the confidences.
+        scores: (I,) the confidences, or (I, M) what ``policy`` decides by.
         target: (name, number), one of :data:`TARGETS`; ``max_image_loss`` goes with ``ltt`` alone.
         metric: For ``max_drop`` (mAP by default); for ``ltt`` the F1 at a score ('f1@0.3' by default).
         certainty: One-sided, in (0, 1).
@@ -92,6 +93,8 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
         seed: Of the resamples.
         leak: Whether these are the test's own images, to be written down.
         progress: See :meth:`RoutedEvaluator.coco`.
+        policy: Whose knob is to be set, see :func:`~tinysaver_det.analysis.policies.policy_for`; by default a
+            threshold, for a base of one option.
 
     Raises:
         ConfigError: A setting that cannot be used.
@@ -128,16 +131,15 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
     if images < 2:
         raise ConfigError(f'calibration needs many images, but got {images}')
     metric = metric.settle(evaluator)
-    if guarantee == 'ltt' and pair.base_option != 1:
+    if guarantee == 'ltt' and pair.base_option != len(pair.options) - 1:
         raise ConfigError('guarantee ltt is about a base whose answer replaces the saver\'s: leave out merge '
                           f'{pair.merge} and any alignment')
-    curve = operating_curve(evaluator, scores, pair.saver_gflops, pair.base_gflops, metric, points, coco=False,
-                            base_option=pair.base_option)
+    curve = routed_curve(pair, policy, scores, metric, points)
     if not np.isfinite(curve.value).all():
         raise DataError(f'{metric.name} is not defined on these images: there is nothing to find')
     if guarantee == 'ltt':
         losses = image_losses(evaluator, metric)
-        quantity = np.maximum(curve.walk.totals(np.stack([losses, 0 * losses])), 0) / images
+        quantity = np.maximum(curve.walk.totals(losses), 0) / images
         bound = hoeffding_bentkus(quantity, images, value)
         passed = fixed_sequence(bound[::-1], 1 - certainty)
         chosen = len(curve) - passed if passed else None
@@ -169,10 +171,9 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
             low = -upper_bound(-quantity[[chosen]], -samples[:, [chosen]], certainty, images, for_images)
             expected['interval'] = [low[0], bound[chosen]]
         point = OperatingPoint(
-            saver=dict(name=pair.saver.name, results=pair.saver.checksum, weights=pair.weights.get('saver')),
-            base=dict(name=pair.base.name, results=pair.base.checksum, weights=pair.weights.get('base')),
-            classes=pair.truth.classes, confidence=confidence.to_dict(), threshold=float(curve.thresholds[chosen]),
-            gflops=(curve.saver_gflops, curve.saver_gflops + curve.base_gflops),
+            saver=_model(pair.saver, pair.weights.get('saver')), classes=pair.truth.classes,
+            confidence=confidence.to_dict(), gflops=tuple(pair.costs.mean(axis=1).tolist()),
+            **_setting(pair, curve, float(curve.thresholds[chosen])),
             metric=dict(name=metric.name, scores=metric.scores and list(metric.scores)), target={kind: value},
             method=guarantee, certainty=certainty,
             for_images=for_images if math.isfinite(for_images) and guarantee != 'ltt' else None,
@@ -186,21 +187,46 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
 def _limited(kind, value, pair, curve, metric, drawn, progress):
     """What a target limits: (P,) on the images, (B, P) on resamples of them, and the limit; all upper ones."""
     images, walk = len(pair.truth), curve.walk
-    saver, base = pair.saver_gflops, pair.base_gflops
+    base, cost = pair.base_gflops, pair.costs
     if kind == 'max_drop':
         samples = metric.values(pair.evaluator, walk, drawn, progress)
         alone = samples[:, -1:]
-        if pair.base_option != 1:
+        if pair.base_option != 1 or curve.shares is not None:
             alone = metric.values(pair.evaluator, Walk.one(np.full(images, pair.base_option)), drawn)
         return curve.drop, alone - samples, value
     if kind == 'handover':
-        one = np.stack([0 * saver, 0 * saver + 1])
+        one = np.arange(len(cost))[:, None] * np.ones(images) > 0
         return curve.handover, np.stack([walk.totals(one * w) for w in drawn]) / images, value
-    cost = np.stack([saver, saver + base])
     samples = np.stack([walk.totals(cost * w) for w in drawn]) / images
     if kind == 'max_gflops':
         return curve.gflops, samples, value
     return -curve.saved, samples / (drawn @ base / images)[:, None] - 1, -value
+
+
+def routed_curve(pair, policy, scores, metric, points=None, include=()) -> OperatingCurve:
+    """The curve of a policy, or of a plain threshold on confidences where there is none."""
+    if policy is not None and len(pair.options) > 2:
+        return policy_curve(pair, policy, scores, metric, points, coco=False, include=include)
+    if len(pair.options) > 2:
+        raise ConfigError(f'{len(pair.options) - 1} options need a policy that chooses among them: see policy_for')
+    scores = np.asarray(scores)
+    return operating_curve(pair.evaluator, scores if scores.ndim == 1 else scores[:, 0], pair.saver_gflops,
+                           pair.base_gflops, metric, points, coco=False, include=include, base_option=pair.base_option)
+
+
+def _setting(pair, curve, value):
+    """What an operating point says of its policy, and of the options."""
+    if curve.policy is None:
+        return dict(threshold=value, base=_model(pair.base, pair.weights.get('base')))
+    routing = {k: v for k, v in curve.policy.to_dict().items() if k != curve.knob}
+    lighter = [dict(_model(o.results, o.weights), size=o.size) for o in pair.lighter]
+    return dict(routing=routing, lighter=tuple(lighter), base=dict(_model(pair.base, pair.weights.get('base')),
+                                                                   size=pair.size),
+                **{'threshold': None, 'price': None, curve.knob: value})
+
+
+def _model(results, weights):
+    return dict(name=results.name, results=results.checksum, weights=weights)
 
 
 def refuse_leak(truth, test_annotations, allowed: bool) -> bool:

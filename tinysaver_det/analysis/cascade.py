@@ -10,9 +10,10 @@ import numpy as np
 from ..errors import ConfigError
 from ..merging import Replace
 from .evaluator import RoutedEvaluator
+from .features import read_features
 from .matching import match
-from .pair import Pair, check_gflops, record_of
-from .records import Results
+from .pair import Pair, check_gflops, record_of, split_name
+from .records import Results, read_ground_truth, read_results
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,3 +129,29 @@ def with_lighter(pair: Pair, record: dict, read: Callable) -> Cascade:
     lighter = [Lighter(read(o), np.array(o['gflops'], np.float64), o['weights'], o['size']) for o in record['lighter']]
     return Cascade(pair.truth, pair.saver, pair.base, pair.saver_gflops, pair.base_gflops, pair.weights,
                    lighter=tuple(lighter), size=record['base']['size'])
+
+
+def read_cascade(annotations, saver, bases: Sequence[tuple], saver_gflops, classes: Optional[Sequence[str]] = None,
+                 subset: bool = False, saver_features=None) -> Cascade:
+    """Read a cascade of several options from COCO files.
+
+    Args:
+        annotations: Annotation file.
+        saver: Results file; ``NAME=FILE`` names the model, else the file's name does.
+        bases: (file, GFLOPs of it alone) of the options, in any order; the file as for the saver.
+        saver_gflops, classes, subset, saver_features: See :func:`~tinysaver_det.analysis.pair.read_pair`.
+
+    Raises:
+        DataError, ConfigError: See :func:`~tinysaver_det.analysis.pair.read_pair` and :class:`Cascade`.
+    """
+    truth = read_ground_truth(annotations, classes)
+    found = []
+    for given, gflops in ((saver, saver_gflops), *bases):
+        name, path = split_name(given)
+        results = read_results(path, truth, name, subset)
+        found.append((results, check_gflops(gflops, len(truth), f'GFLOPs of {results.name}')))
+    (saver, cost), *options = found
+    if saver_features is not None:
+        saver = replace(saver, features=read_features(saver_features, truth, subset))
+    *lighter, (base, base_gflops) = sorted(options, key=lambda o: o[1].mean())
+    return Cascade(truth, saver, base, cost, base_gflops, lighter=tuple(Lighter(*o) for o in lighter))

@@ -6,10 +6,11 @@ import numpy as np
 
 from ..confidence import Confidence
 from ..errors import ConfigError
+from ..routing import build_policy
 from .calibration import calibrate
-from .curve import operating_curve
 from .pair import Pair
 from .risk_control import image_losses
+from .walk import Walk
 
 
 @dataclass(frozen=True)
@@ -67,18 +68,20 @@ def coverage(pair: Pair, confidence: Confidence, scores, target, splits: int = 2
         half, rest = np.sort(shuffled[:images // 2]), np.sort(shuffled[images // 2:])
         found = calibrate(pair.take(half), confidence, scores[half], target, for_images=len(rest), seed=k, **settings)
         if found.point is not None:
-            tested, threshold, own = pair.take(rest), found.point.threshold, scores[rest]
-            handed = own < threshold
-            # three points: all-saver, this threshold, all-base
-            curve = operating_curve(tested.evaluator, np.where(handed, 0.0, 1.0), tested.saver_gflops,
-                                    tested.base_gflops, found.curve.metric, coco=False, base_option=tested.base_option)
-            at = curve.point_at(0.5)
-            quantity = dict(max_drop=curve.drop[at], max_gflops=curve.gflops[at], min_saved=curve.saved[at],
-                            handover=curve.handover[at]).get(kind)
+            tested, own = pair.take(rest), scores[rest]
+            chosen = build_policy(found.point.policy)(own)
+            routed = Walk.one(chosen)
+            value, = found.curve.metric.values(tested.evaluator, routed)[0]
+            alone, = found.curve.metric.values(tested.evaluator, Walk.one(np.full(len(rest), tested.base_option)))[0]
+            gflops = routed.totals(tested.costs)[0] / len(rest)
+            share = 1 - gflops / tested.base_gflops.mean()
+            quantity = dict(max_drop=alone - value, max_gflops=gflops, min_saved=share,
+                            handover=(chosen > 0).mean()).get(kind)
             if kind == 'max_image_loss':
-                quantity = float(image_losses(tested.evaluator, found.curve.metric)[~handed].sum() / len(rest))
+                losses = image_losses(tested.evaluator, found.curve.metric)
+                quantity = float(routed.totals(losses)[0] / len(rest))
             met += quantity >= limit if kind == 'min_saved' else quantity <= limit
-            saved.append(curve.saved[at])
+            saved.append(share)
             quantities.append(quantity)
         if progress is not None:
             progress(k + 1, splits)

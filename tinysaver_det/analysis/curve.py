@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..files import whole_file
+from ..routing import build_policy
 from ..routing.price import NEVER
 from .evaluator import METRICS, CocoFigures, RoutedEvaluator
 from .metric import Metric
@@ -26,7 +27,7 @@ class OperatingCurve:
     Attributes:
         name (str): Of the confidence.
         metric (Metric): The metric that ``value`` holds.
-        thresholds (numpy.ndarray): (P,) hand over below it.
+        thresholds (numpy.ndarray): (P,) hand over below it; where a price is the knob, the prices.
         handover (numpy.ndarray): (P,) share of the images that the base answers.
         gflops (numpy.ndarray): (P,) mean GFLOPs per image.
         value (numpy.ndarray): (P,) the metric.
@@ -38,8 +39,9 @@ class OperatingCurve:
             for.
         confidences (numpy.ndarray | None): (I,) of the images.
         walk (Walk | None): The routings at the points.
-        shares (numpy.ndarray | None): (P, K + 1) of the images that each option answers, where there are several.
-        knob (str): What ``thresholds`` are of: a 'threshold', or a 'price', below which compute grows.
+        shares (numpy.ndarray | None): (P, K + 1) of the images that each option answers, where a policy has several.
+        policy: Of :mod:`tinysaver_det.routing`, where it is not a plain threshold.
+        rows (numpy.ndarray | None): (I, M) what the policy decides by.
     """
 
     name: str
@@ -56,10 +58,21 @@ class OperatingCurve:
     confidences: Optional[np.ndarray] = field(default=None, repr=False)
     walk: Optional[Walk] = field(default=None, repr=False)
     shares: Optional[np.ndarray] = field(default=None, repr=False)
-    knob: str = 'threshold'
+    policy: object = None
+    rows: Optional[np.ndarray] = field(default=None, repr=False)
 
     def __len__(self):
         return len(self.value)
+
+    @property
+    def knob(self) -> str:
+        """What ``thresholds`` are of: 'threshold', or 'price', below which compute grows."""
+        return 'threshold' if self.policy is None else self.policy.knob
+
+    @property
+    def spent(self) -> np.ndarray:
+        """(P,) the handover; with several options the share of the base's GFLOPs that is spent beside the saver."""
+        return self.handover if self.shares is None else (self.gflops - self.saver_gflops) / self.base_gflops
 
     @property
     def saver(self) -> float:
@@ -79,6 +92,9 @@ class OperatingCurve:
     def retention(self) -> dict:
         """The share of the base's gain that is kept at a handover of h: (metric(h) - saver) / (base - saver).
 
+        With several options h is the share of the base's GFLOPs that is spent beside the saver, which is the same for
+        one.
+
         Returns:
             dict: By '0.1' to '0.9', linear between the curve's points, and their 'mean'; None where base and saver are
             equal.
@@ -86,7 +102,7 @@ class OperatingCurve:
         gain = self.base - self.saver
         if not gain:
             return {**{str(h): None for h in HANDOVERS}, 'mean': None}
-        kept = (np.interp(HANDOVERS, self.handover, self.value) - self.saver) / gain
+        kept = (np.interp(HANDOVERS, self.spent, self.value) - self.saver) / gain
         return {**{str(h): float(v) for h, v in zip(HANDOVERS, kept)}, 'mean': float(kept.mean())}
 
     def saved_at_drop(self, drops=DROPS) -> dict:
@@ -109,9 +125,20 @@ class OperatingCurve:
             return int(np.argmax(self.value))
         return int(allowed[np.argmin(self.gflops[allowed])])
 
-    def point_at(self, threshold: float) -> int:
-        """The point whose routing a threshold gives, or the nearest in handover if the curve lacks it."""
-        return int(np.argmin(np.abs(self.handover - (self.confidences < threshold).mean())))
+    def point_at(self, setting: float) -> int:
+        """The point whose routing a setting of the knob gives, or the nearest in cost if the curve lacks it."""
+        if self.shares is None:
+            return int(np.argmin(np.abs(self.handover - (self.confidences < setting).mean())))
+        options = build_policy(dict(self.policy.to_dict(), **{self.knob: setting}))(self.rows)
+        shares = np.bincount(options, minlength=self.shares.shape[1]) / len(options)
+        return int(np.argmin(np.abs(self.shares - shares).sum(axis=1)))
+
+    def threshold_at(self, point: int) -> float:
+        """The confidence below which images are handed over at a point, whatever its knob."""
+        if self.knob == 'threshold':
+            return float(self.thresholds[point])
+        ranked = np.append(np.sort(self.confidences), ALWAYS)
+        return float(ranked[round(self.handover[point] * len(self.confidences))])
 
     def area_above(self, statics=()) -> float:
         """Mean advantage over the static models, in the metric, from the saver's GFLOPs to the base's.
@@ -131,17 +158,21 @@ class OperatingCurve:
     def save(self, path) -> None:
         """Write ``curve.csv``: one row per point, all-saver to all-base; the file is whole or absent.
 
-        Columns: threshold, handover, gflops and COCO's twelve metrics, then the chosen metric if it is none of these.
+        Columns: threshold (or price), handover, gflops and COCO's twelve metrics, then the chosen metric if it is none
+        of these, and share_0 to share_K where there are several options.
         """
         if self.figures is None:
             raise ConfigError(f"the curve of {self.name} has no COCO figures to write: ask for them")
-        extra = [self.metric.name] if self.metric.is_f1 else []
+        extra, more = ([self.metric.name], self.value[:, None]) if self.metric.is_f1 else ([], np.zeros((len(self), 0)))
+        if self.shares is not None:
+            extra = extra + [f'share_{k}' for k in range(self.shares.shape[1])]
+            more = np.concatenate([more, self.shares], axis=1)
         with whole_file(path) as f:
             writer = csv.writer(f, lineterminator='\n')
-            writer.writerow(['threshold', 'handover', 'gflops', *METRICS, *extra])
+            writer.writerow([self.knob, 'handover', 'gflops', *METRICS, *extra])
             for p, row in enumerate(self.figures.mean.tolist()):
                 writer.writerow([repr(float(v)) for v in (self.thresholds[p], self.handover[p], self.gflops[p])]
-                                + row + [float(self.value[p])] * len(extra))
+                                + row + more[p].tolist())
 
 
 def operating_curve(evaluator: RoutedEvaluator, confidences, saver_gflops, base_gflops,
@@ -221,12 +252,12 @@ def policy_curve(pair, policy, rows, metric: Optional[Metric] = None, points: Op
     middle = np.where(middle < before, middle, after) if falling else np.where(middle > before, middle, after)
     ends = ([NEVER], [-NEVER]) if falling else ([0.0], [ALWAYS])
     knobs = np.concatenate([ends[0], middle, ends[1] if len(parted) > 1 else []])
-    options = np.arange(len(costs))[:, None] * np.ones(len(evaluator))
-    shares = np.stack([walk.totals(options == k) for k in range(len(costs))], axis=1) / len(evaluator)
+    shares = np.stack([walk.totals(np.repeat(one[:, None], len(evaluator), axis=1)) for one in np.eye(len(costs))],
+                      axis=1) / len(evaluator)
     return OperatingCurve(
         name, thresholds=knobs, handover=1 - shares[:, 0], gflops=walk.totals(costs) / len(evaluator),
         saver_gflops=float(pair.saver_gflops.mean()), base_gflops=float(pair.base_gflops.mean()),
-        confidences=rows[:, 0], walk=walk, shares=shares, knob=policy.knob,
+        confidences=rows[:, 0], walk=walk, shares=shares, policy=policy, rows=rows,
         **_figures(evaluator, walk, metric, coco, pair.base_option, progress))
 
 
@@ -278,14 +309,21 @@ def routing_points(confidences, points: Optional[int] = None, include: Sequence[
     return order, counts, np.concatenate([[0.0], np.where(middle > below, middle, above), [ALWAYS]])
 
 
-def gains(evaluator: RoutedEvaluator, metric: Metric, progress=None) -> np.ndarray:
-    """(I,) what the metric gains when one image alone is handed over and the saver answers all others, exactly."""
+def gains(evaluator: RoutedEvaluator, metric: Metric, progress=None, option: int = 1) -> np.ndarray:
+    """(I,) what the metric gains when one image alone is handed over and the saver answers all others, exactly.
+
+    Args:
+        evaluator: Of the saver, as option 0, and others.
+        metric: It.
+        progress: See :meth:`RoutedEvaluator.coco`.
+        option: Which answers the image.
+    """
     metric = metric.settle(evaluator)
     images = len(evaluator)
     at = np.repeat(np.arange(images + 1), 2)[1:-1]  # image i goes at point i and comes back at i + 1
     image = np.repeat(np.arange(images), 2)
-    option = np.tile(np.array([1, 0], np.int8), images)
-    walk = Walk(np.zeros(images, np.int8), at, image, option, images + 1)
+    options = np.tile(np.array([option, 0], np.int8), images)
+    walk = Walk(np.zeros(images, np.int8), at, image, options, images + 1)
     values = metric.values(evaluator, walk, progress=progress)[0]
     return values[:images] - metric.values(evaluator, Walk.one(np.zeros(images)))[0, 0]
 
@@ -295,7 +333,7 @@ class RandomBand:
     """Images handed over at random.
 
     Attributes:
-        handover, gflops (numpy.ndarray): (P,).
+        handover, gflops (numpy.ndarray): (P,); with several options the handover is :attr:`OperatingCurve.spent`.
         value, low, high (numpy.ndarray): (P,) mean, lowest and highest of the seeds.
         seeds (int): How many.
     """
@@ -318,10 +356,36 @@ def random_band(evaluator: RoutedEvaluator, saver_gflops, base_gflops, metric: M
                       values.min(axis=0), values.max(axis=0), seeds)
 
 
+def random_assignment(pair, curve: OperatingCurve, points: int = 51, seeds: int = 20) -> RandomBand:
+    """The metric when each option answers as many images as by a policy, but random ones, over some seeds.
+
+    Args:
+        pair (Cascade): With the evaluator.
+        curve: What the policy gave.
+        points, seeds: As for :func:`random_band`.
+    """
+    curves = [policy_curve(pair, curve.policy, np.random.default_rng(s).permutation(curve.rows), curve.metric, points,
+                           coco=False) for s in range(seeds)]
+    values = np.array([c.value for c in curves])
+    return RandomBand(curves[0].spent, np.mean([c.gflops for c in curves], axis=0), values.mean(axis=0),
+                      values.min(axis=0), values.max(axis=0), seeds)
+
+
 def pareto(points):
     """The (gflops, value) pairs that none beats at their cost or less, by cost."""
     kept = []
     for gflops, value in sorted(points, key=lambda p: (p[0], -p[1])):
         if not kept or value > kept[-1][1]:
             kept.append((gflops, value))
+    return kept
+
+
+def hull(points) -> list:
+    """The corners of the upper concave hull of (gflops, value) pairs, by cost: what mixtures at random reach."""
+    kept = []
+    for gflops, value in pareto(points):
+        while len(kept) > 1 and (kept[-1][1] - kept[-2][1]) * (gflops - kept[-2][0]) <= \
+                (value - kept[-2][1]) * (kept[-1][0] - kept[-2][0]):
+            kept.pop()
+        kept.append((gflops, value))
     return kept

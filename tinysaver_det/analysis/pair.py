@@ -257,6 +257,18 @@ def split_name(given: str):
     return None, given
 
 
+def split_gflops(given: str):
+    """(rest, GFLOPs or None) of ``FILE:GFLOPS``, ``NAME=FILE:GFLOPS`` or the same without GFLOPs."""
+    given = os.fspath(given)
+    file, _, gflops = given.rpartition(':')
+    if file and not os.path.exists(split_name(given)[1]):
+        try:
+            return file, float(gflops)
+        except ValueError:
+            pass
+    return given, None
+
+
 def check_gflops(value, images: int, what: str) -> np.ndarray:
     """(I,) GFLOPs from one number or one per image.
 

@@ -7,21 +7,21 @@ import numpy as np
 from .evaluator import RoutedEvaluator
 from .metric import Metric, f1_score
 
-LOSS = ('mean over all images of what a kept image loses: max(0, F1 of the base - F1 of the saver) on that image, at '
-        'IoU 0.5 and each model\'s score; 0 for an image that is handed over')
+LOSS = ('mean over all images of what an image loses against the base: max(0, F1 of the base - F1 of its answer) on '
+        'that image, at IoU 0.5 and each model\'s score; 0 for an image that the base answers')
 
 
 def image_losses(evaluator: RoutedEvaluator, metric: Metric) -> np.ndarray:
-    """(I,) in [0, 1]: by how much the saver's F1 on an image is below the base's; 0 where it is not.
+    """(K + 1, I) in [0, 1]: by how much an option's F1 on an image is below the base's; 0 where it is not.
 
     Args:
-        evaluator: Of (saver, base).
+        evaluator: Of the saver and the options, the base last.
         metric: An F1, whose scores say which boxes are shown. An image with neither boxes nor objects has F1 1.
     """
     hits, falses, objects = (c.sum(axis=0) for c in metric.settle(evaluator).counts(evaluator))
     f1 = f1_score(hits, falses, objects)
     f1 = np.where(np.isnan(f1), 1.0, f1)
-    return np.maximum(0.0, f1[1] - f1[0])
+    return np.maximum(0.0, f1[-1] - f1)
 
 
 def hoeffding_bentkus(risk, images: int, limit: float) -> np.ndarray:

@@ -10,24 +10,28 @@ from ..command import Steps
 from ..confidence import Confidence, build_confidence
 from ..errors import ConfigError
 from ..report.sweep_report import GroupRow, Static, SweepReport
-from ..routing import OperatingPoint
-from .curve import OperatingCurve, gains, operating_curve, random_band
+from ..routing import OperatingPoint, build_policy
+from .curve import OperatingCurve, gains, operating_curve, policy_curve, random_assignment, random_band
 from .evaluator import RoutedEvaluator
 from .matching import match
 from .metric import Metric
-from .pair import Pair, check_gflops, split_name
+from .pair import Pair, check_gflops, split_gflops, split_name
+from .policies import last_option_alone, oracle_curve, policy_for, static_line
 from .records import read_results
-from .scoring import confidences
+from .scoring import confidences, policy_rows
 from .walk import Walk
 
 
 def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = None, points: Optional[int] = None,
           statics: Sequence[tuple] = (), groups: Optional[dict] = None, point: Optional[OperatingPoint] = None,
-          trusted: Optional[Confidence] = None, progress=None) -> SweepReport:
-    """Sweep the threshold of a cascade over recorded results.
+          trusted: Optional[Confidence] = None, progress=None, pixels: Optional[float] = None) -> SweepReport:
+    """Sweep the threshold of a cascade over recorded results; with several options, the knob of each policy.
+
+    With several options each confidence has two curves, of the policy that goes with it (see
+    :func:`~tinysaver_det.analysis.policies.policy_for`) and of the same with the base alone.
 
     Args:
-        pair: Saver and base.
+        pair: Saver and base, or a :class:`~tinysaver_det.analysis.cascade.Cascade`.
         scored: Confidences by the names that tables give them (see :func:`named_confidences`); the first is the one
             that the curve's file and the tables are about.
         metric: mAP by default.
@@ -37,6 +41,7 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
         point: An operating point to apply: its confidence comes first, and its threshold is marked.
         trusted: The point's confidence as a live detector has it, which has compared the rest already.
         progress: Called with the number of finished steps and of all.
+        pixels: Of the smallest scale, see :func:`~tinysaver_det.analysis.policies.policy_for`.
 
     Raises:
         OperatingPointError: The point was made for something else.
@@ -48,12 +53,17 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
         metric = metric or Metric(point.metric['name'],
                                   None if point.metric['scores'] is None else tuple(point.metric['scores']))
     metric = (metric or Metric('mAP')).settle(evaluator)
-    include, base_option = (), pair.base_option
+    include, base_option, base_alone = (), pair.base_option, None
+    if len(pair.options) > 2:
+        base_alone = pair.two_way()
+        if groups:
+            raise ConfigError('the table of class groups is about a base of one option: leave out --group, or name one '
+                              'base')
     if point is not None:
         point.check_answers(pair.merge.to_dict(), pair.alignment and pair.alignment.to_dict())
         own = _confidence_of(point, pair, trusted)
         scored = {'operating point': own, **{n: c for n, c in scored.items() if c.to_dict() != own.to_dict()}}
-        include = (point.threshold,)
+        include = (point.threshold if point.price is None else point.price,)
     for classes in (groups or {}).values():
         pair.truth.only(classes)  # refuses what is not there before the work begins
     if groups and next(iter(scored.values())).made_for is not None:
@@ -61,18 +71,33 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
                           'groups: see tools/compare_gates.py --group')
     step = Steps(len(scored) + 2 + len(statics) + (len(groups) + 1 if groups else 0), progress)
 
-    curves = []
+    several, curves, two_way = len(pair.options) > 2, [], []
     for name, confidence in scored.items():
-        curves.append(operating_curve(evaluator, confidences(pair.saver, pair.truth, confidence), pair.saver_gflops,
-                                      pair.base_gflops, metric, points, name, coco=not curves,
-                                      include=include, base_option=base_option))
+        if several:
+            policy = build_policy(point.policy) if point is not None and not curves else \
+                policy_for(pair, confidence, metric, pixels)
+            rows = policy_rows(pair.saver, pair.truth, confidence, policy)
+            curves.append(policy_curve(pair, policy, rows, metric, points, name, coco=not curves, include=include))
+            two_way.append(policy_curve(base_alone, *last_option_alone(policy, rows), metric, points,
+                                        f'{name}, two-way', coco=False))
+        else:
+            curves.append(operating_curve(evaluator, confidences(pair.saver, pair.truth, confidence), pair.saver_gflops,
+                                          pair.base_gflops, metric, points, name, coco=not curves,
+                                          include=include, base_option=base_option))
         step()
-    order = gains(evaluator, metric)
-    oracle = operating_curve(evaluator, -order, pair.saver_gflops, pair.base_gflops, metric, points or 201,
-                             'greedy oracle', coco=False, base_option=base_option)
+    if several:
+        oracle = oracle_curve(pair, metric, points or 201)
+    else:
+        oracle = operating_curve(evaluator, -gains(evaluator, metric), pair.saver_gflops, pair.base_gflops, metric,
+                                 points or 201, 'greedy oracle', coco=False, base_option=base_option)
     step()
-    random = random_band(evaluator, pair.saver_gflops, pair.base_gflops, metric)
+    random = random_assignment(pair, curves[0]) if several else \
+        random_band(evaluator, pair.saver_gflops, pair.base_gflops, metric)
     step()
+    options = []
+    if several:
+        gflops, values = static_line(pair, metric)
+        options = [Static(*o) for o in zip([r.name for r in pair.options], gflops[0], values[0])][1:]
     others = []
     for results, gflops in statics:
         others.append(Static(results.name, float(np.mean(gflops)), _alone(pair.truth, results, metric, evaluator)))
@@ -83,9 +108,12 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
         step()
     return SweepReport(
         title=pair.title, saver=pair.saver.name, base=pair.base.name, classes=pair.truth.classes,
-        images=len(pair.truth), curves=curves, oracle=oracle, random=random, statics=others, groups=rows,
-        confidences={n: c.summary() for n, c in scored.items()}, notes=[*pair.notes(), *_seen(pair, scored)],
-        point=point, merge=pair.merge.to_dict(), alignment=pair.alignment and pair.alignment.names,
+        images=len(pair.truth), curves=[*curves, *two_way], options=options, oracle=oracle, random=random,
+        statics=others, groups=rows,
+        confidences={c.name: scored[n].summary() for found in (curves, two_way) for n, c in zip(scored, found)},
+        policies={c.name: c.policy.to_dict() for c in (*curves, *two_way) if c.policy is not None},
+        notes=[*pair.notes(), *_seen(pair, scored)], point=point, merge=pair.merge.to_dict(),
+        alignment=pair.alignment and pair.alignment.names,
         objects=np.bincount(pair.truth.label[~pair.truth.crowd], minlength=len(pair.truth.classes)))
 
 
@@ -101,7 +129,9 @@ def _confidence_of(point, pair, trusted):
     if trusted is not None:
         return trusted
     point.check(classes=pair.truth.classes, names=dict(saver=pair.saver.name, base=pair.base.name),
-                weights=pair.weights, images=pair.truth.marks())
+                weights=pair.weights, images=pair.truth.marks(),
+                options=None if len(pair.options) == 2 and not point.lighter else
+                [dict(name=r.name) for r in pair.options[1:]])
     return build_confidence(point.confidence)
 
 
@@ -111,12 +141,8 @@ def read_static(text: str, truth, subset: bool = False):
     Raises:
         ConfigError: Not of this form.
     """
-    file, _, gflops = text.rpartition(':')
-    try:
-        cost = float(gflops)
-    except ValueError:
-        cost = None
-    if not file or cost is None:
+    file, cost = split_gflops(text)
+    if cost is None:
         raise ConfigError(f'a model must be given as NAME=FILE:GFLOPS, but got {text!r}')
     check_gflops(cost, len(truth), f'GFLOPs of {file}')
     name, path = split_name(file)

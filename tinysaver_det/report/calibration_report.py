@@ -32,7 +32,7 @@ def calibration_table(pair, calibration) -> Table:
     ltt = calibration.method == 'ltt'
     table = Table(title=f'{escape(pair.title)}: {len(pair.truth)} calibration images; {TARGETS[kind]}: {value:g}',
                   title_justify='left')
-    heads = ['threshold', 'handed over', 'GFLOPs', 'saved', curve.metric.name, 'drop']
+    heads = [curve.knob, 'handed over', 'GFLOPs', 'saved', curve.metric.name, 'drop']
     if ltt:
         heads += ['image loss', 'p-value']
     else:
@@ -60,16 +60,19 @@ def calibration_sentences(pair, calibration) -> list:
 
     found, point = [], calibration.point
     name, certainty = calibration.curve.metric.name, calibration.certainty
+    if point is not None:
+        knob = calibration.curve.knob
+        value = point.policy[knob]
     if point is not None and calibration.method == 'ltt':
         found.append(f'With probability {certainty:g} over the draw of the calibration images, the loss per image is '
-                     f'at most {calibration.target[1]:g} at threshold {point.threshold:.4g} on images drawn alike '
+                     f'at most {calibration.target[1]:g} at {knob} {value:.4g} on images drawn alike '
                      f'({LOSS}). It is no promise about mAP.')
     elif point is not None:
         where = 'in the long run' if point.for_images is None else f'on {point.for_images:g} other images like these'
         interval = point.expected.get('interval')
         between = '' if interval is None else (f'; its drop of {name} lies between {interval[0]:.4f} and '
                                                f'{interval[1]:.4f} (each end with certainty {certainty:g})')
-        found.append(f'At threshold {point.threshold:.4g} the target is met {where} with certainty {certainty:g}, by '
+        found.append(f'At {knob} {value:.4g} the target is met {where} with certainty {certainty:g}, by '
                      f'{point.calibration["resamples"]} resamples of the images{between}.')
     if point is not None and point.calibration['leak']:
         found.append('Calibrated on images of the test, or that the gate was fitted on: figures on them are too good '

@@ -74,6 +74,8 @@ class SweepReport:
         point (OperatingPoint | None): The one that was applied.
         merge (dict): What becomes of an image that is handed over.
         alignment (dict | None): Names of the models whose scores are aligned.
+        options (list[Static]): Those of the base, alone on all images, where there are several.
+        policies (dict): Configuration of the policy of each curve that has more to say than a threshold.
     """
 
     title: str
@@ -92,6 +94,23 @@ class SweepReport:
     point: Optional[object] = None
     merge: dict = field(default_factory=lambda: dict(type='replace'))
     alignment: Optional[dict] = None
+    options: list = field(default_factory=list)
+    policies: dict = field(default_factory=dict)
+
+    @property
+    def single_models(self) -> list:
+        """(gflops, value) corners of the line between the models that are used alone; none for a base of one option."""
+        from ..analysis.curve import hull
+
+        first = self.curves[0]
+        return hull([(first.saver_gflops, first.saver), *((o.gflops, o.value) for o in self.options)]) \
+            if self.options else []
+
+    @property
+    def setting(self) -> Optional[float]:
+        """The threshold or price of the operating point; None without one."""
+        point = self.point
+        return None if point is None else point.threshold if point.price is None else point.price
 
     @property
     def metric(self) -> str:
@@ -114,15 +133,22 @@ class SweepReport:
             random=dict(seeds=self.random.seeds, retention=self._random_retention()),
             statics=[dict(s.__dict__) for s in self.statics], groups=[dict(g.__dict__) for g in self.groups],
             notes=self.notes)
+        if self.options:
+            from ..analysis.policies import saved_on_line
+
+            models = [(first.saver_gflops, first.saver), *((o.gflops, o.value) for o in self.options)]
+            result.update(options=[dict(o.__dict__) for o in self.options], policies=self.policies,
+                          static_line=dict(saved_at_drop=saved_on_line(*zip(*models))))
         if self.point is not None:
-            result['operating_point'] = self.at(self.point.threshold)
+            result['operating_point'] = self.at(self.setting)
         return plain(result)
 
-    def at(self, threshold: float) -> dict:
-        """Figures of the first confidence at a threshold: exactly those of the routing that it gives."""
+    def at(self, setting: float) -> dict:
+        """Figures of the first confidence at a threshold or price: exactly those of the routing that it gives."""
         curve = self.curves[0]
-        p = curve.point_at(threshold)
-        return dict(threshold=threshold, handover=float(curve.handover[p]), gflops=float(curve.gflops[p]),
+        p = curve.point_at(setting)
+        more = {} if curve.shares is None else dict(shares=curve.shares[p].tolist())
+        return dict(**{curve.knob: setting}, **more, handover=float(curve.handover[p]), gflops=float(curve.gflops[p]),
                     saved=float(curve.saved[p]), value=float(curve.value[p]), drop=float(curve.drop[p]))
 
     def _stage(self, name, figures, value, gflops):
@@ -156,6 +182,9 @@ class SweepReport:
         drops = list(first.saved_at_drop())
         for head in ('retention', 'at 20%', *(f'saved at {float(d) * 100:g}' for d in drops)):
             table.add_column(head, justify='right', no_wrap=True)
+        if self.options:
+            saved = self.to_dict()['static_line']['saved_at_drop']
+            table.add_row('between single models', '-', '-', *(f'{v:.0%}' for v in saved.values()))
         random = self._random_retention()
         if random:
             mean = np.mean(list(random.values()))
@@ -164,6 +193,26 @@ class SweepReport:
             kept = curve.retention()
             table.add_row(curve.name, *('-' if kept[k] is None else f'{kept[k]:.3f}' for k in ('mean', '0.2')),
                           *(f'{v:.0%}' for v in curve.saved_at_drop().values()))
+        return table
+
+    def option_table(self):
+        """A rich table of what answers how many images where half a point, one or two are lost; None for one option."""
+        from rich.table import Table
+
+        if not self.options:
+            return None
+        first, drops = self.curves[0], (0.005, 0.01, 0.02)
+        at = [first.cheapest(d) for d in drops]
+        table = Table(title=f'who answers ({escape(first.name)}, {_policy(self.policies[first.name])})',
+                      title_justify='left')
+        table.add_column('option')
+        for head in ('GFLOPs', self.metric, *(f'share at {d * 100:g}' for d in drops)):
+            table.add_column(head, justify='right')
+        models = [Static(self.saver, first.saver_gflops, first.saver), *self.options]
+        for k, model in enumerate(models):
+            table.add_row(escape(model.name), f'{model.gflops:.3g}', _value(model.value),
+                          *(f'{first.shares[p, k]:.0%}' for p in at), end_section=k == len(models) - 1)
+        table.add_row(first.knob, '', '', *(f'{first.thresholds[p]:.4g}' for p in at))
         return table
 
     def static_table(self):
@@ -205,7 +254,7 @@ class SweepReport:
     def print(self) -> None:
         """Print the tables and the notes to standard output."""
         out = console()
-        for table in (self.table(), self.static_table(), self.group_table()):
+        for table in (self.table(), self.option_table(), self.static_table(), self.group_table()):
             if table is not None:
                 out.print(table)
         for text in self.sentences():
@@ -215,8 +264,8 @@ class SweepReport:
         """Sentences that belong under the tables."""
         first, found = self.curves[0], []
         if self.point is not None:
-            at = self.at(self.point.threshold)
-            found.append(f'At the operating point (threshold {at["threshold"]:.4g}) {at["handover"]:.1%} are handed '
+            at = self.at(self.setting)
+            found.append(f'At the operating point ({first.knob} {self.setting:.4g}) {at["handover"]:.1%} are handed '
                          f'over, {at["saved"]:.1%} of the GFLOPs saved, and {at["drop"] * 100:.2f} points of '
                          f'{self.metric} lost.')
         scores = first.metric.scores
@@ -224,8 +273,15 @@ class SweepReport:
             fused = f', {scores[1]:.3g} (handed over)' if len(scores) > 2 else ''
             found.append(f'{self.metric} at IoU 0.5 of boxes from score {scores[0]:.3g} (saver){fused} and '
                          f'{scores[-1]:.3g} (base).')
-        found.append('Retention: share of the gain from saver to base that is kept, mean over handovers of 10% to '
-                     '90%, and at 20%. Saved: best share of the base\'s GFLOPs (1 multiply-add = 1) at a loss of so '
+        if self.options:
+            found.append('Two-way: to the base alone, which is the most costly option. Random: as many images to each '
+                         'option as by the first confidence, but random ones. Between single models: each used alone, '
+                         'or two of them on random images.')
+            if self.policies[first.name]['type'] == 'SmallestScale' and self.point is None:
+                found.append('How large the smallest scale wants unsure boxes was found on these very images.')
+        spent = "budgets of 10% to 90% of the base's GFLOPs" if self.options else 'handovers of 10% to 90%'
+        found.append(f'Retention: share of the gain from saver to base that is kept, mean over {spent}, and at 20%. '
+                     'Saved: best share of the base\'s GFLOPs (1 multiply-add = 1) at a loss of so '
                      'many points, on these images; calibrate for a promise about others. The greedy oracle knows '
                      'what each image alone would gain.')
         return found + list(self.notes)
@@ -249,7 +305,10 @@ class SweepReport:
         for k, curve in reversed(list(enumerate(self.curves))):
             axes.plot(curve.gflops, curve.value, color=COLORS[k % len(COLORS)], label=_plainly(curve.name),
                       linewidth=2 if k == 0 else 1, zorder=3 if k == 0 else 2)
-        for s in self.statics:
+        if self.options:
+            axes.plot(*zip(*self.single_models), color='black', linewidth=0.8, dashes=(3, 3),
+                      label='between single models')
+        for s in (*self.options[:-1], *self.statics):
             axes.scatter(s.gflops, s.value, color='black', marker='x', s=36, zorder=4)
             axes.annotate(_plainly(s.name), (s.gflops, s.value), (5, -3), textcoords='offset points', fontsize=8)
         for name, x, y, marker, align in ((self.saver, first.saver_gflops, first.saver, 's', 'left'),
@@ -258,7 +317,7 @@ class SweepReport:
             axes.annotate(_plainly(name), (x, y), (7, -12) if align == 'left' else (-7, 7),
                           textcoords='offset points', ha=align, fontsize=8, weight='bold')
         if self.point is not None:
-            at = self.at(self.point.threshold)
+            at = self.at(self.setting)
             axes.scatter(at['gflops'], at['value'], color=COLORS[0], marker='*', s=170, zorder=6, edgecolor='white',
                          label='operating point')
         axes.axhline(first.base, color='black', linewidth=0.5, alpha=0.4, zorder=0)
@@ -306,7 +365,7 @@ class SweepReport:
 
         def curve(c):
             found = dict(name=c.name, threshold=c.thresholds, handover=c.handover, gflops=c.gflops, value=c.value,
-                         retention=c.retention(), saved_at_drop=c.saved_at_drop())
+                         retention=c.retention(), saved_at_drop=c.saved_at_drop(), knob=c.knob, shares=c.shares)
             if c.figures is not None:
                 found['metrics'] = dict(zip(METRICS, c.figures.mean.T))
             return found
@@ -321,12 +380,14 @@ class SweepReport:
             curves=[curve(c) for c in self.curves],
             random={k: getattr(self.random, k) for k in ('handover', 'gflops', 'value', 'low', 'high')},
             oracle={k: getattr(self.oracle, k) for k in ('handover', 'gflops', 'value')},
-            statics=[dict(s.__dict__) for s in self.statics],
+            single=dict(zip(('gflops', 'value'), zip(*self.single_models))) if self.options else None,
+            options=[self.saver, *(o.name for o in self.options)],
+            statics=[dict(s.__dict__) for s in (*self.options[:-1], *self.statics)],
             class_table=dict(names=self.classes, objects=self.objects, saver=class_ap[0],
                              base=first.base_figures.class_ap[0],
                              points=listed, values=class_ap[listed]),
             operating_point=None if self.point is None else dict(
-                threshold=self.point.threshold, handover=self.at(self.point.threshold)['handover'],
+                threshold=self.setting, **{k: self.at(self.setting)[k] for k in ('handover', 'gflops')},
                 text=f'calibrated for {_target(self.point)}'),
             gallery=gallery, groups=[dict(g.__dict__) for g in self.groups] or None, notes=self.sentences(),
             made=f'tinysaver_det {__version__}'))
@@ -368,6 +429,14 @@ def gallery(truth, images, detections: Sequence[Detections], confidences, thresh
     if unread:
         notes.append(f'{len(unread)} images of the galleries could not be read, such as: {next(iter(unread.values()))}')
     return found, notes
+
+
+def _policy(config):
+    """A policy in a few words."""
+    if config['type'] == 'SmallestScale':
+        share = config['pixels'] / config['sizes'][-1]
+        return f"the smallest scale that shows unsure boxes as large as the base shows {share:.1%} of an image's side"
+    return 'the best of gain - price x GFLOPs'
 
 
 def _target(point):

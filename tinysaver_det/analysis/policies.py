@@ -1,0 +1,146 @@
+"""Which policy decides with which confidence, and what is found on data for it."""
+
+from typing import Optional
+
+import numpy as np
+
+from ..confidence import Confidence
+from ..errors import ConfigError
+from ..routing import Price, SmallestScale, Threshold
+from .curve import DROPS, OperatingCurve, gains, hull, policy_curve
+from .metric import Metric
+from .pair import Pair
+from .scoring import policy_rows
+from .walk import Walk
+
+CANDIDATES = 24  # values of SmallestScale's pixels that are tried
+POINTS = 51
+SPENT = np.linspace(0.05, 0.95, 19)  # shares of the base's GFLOPs at which a curve is looked at
+
+
+def policy_for(pair: Pair, confidence: Confidence, metric: Optional[Metric] = None, pixels: Optional[float] = None):
+    """The policy that goes with a confidence, its knob at nothing.
+
+    Args:
+        pair: Saver and base: a :class:`~tinysaver_det.routing.Threshold`. A
+            :class:`~tinysaver_det.analysis.cascade.Cascade` of several options: a price where the confidence tells what
+            each gains, else the smallest scale.
+        confidence: It.
+        metric: For :func:`fit_pixels`; mAP by default.
+        pixels: Of :class:`~tinysaver_det.routing.SmallestScale`; found on the pair's images by default.
+
+    Raises:
+        ConfigError: The confidence is for another number of options, or for options of another cost.
+    """
+    options = len(pair.options) - 1
+    if options == 1 and (confidence.options or 1) == 1:
+        return Threshold(0.0)
+    if confidence.options is None:
+        if pixels is None:
+            pixels = fit_pixels(pair, confidence, metric)
+        return SmallestScale(0.0, pixels, pair.sizes)
+    policy = Price(0.0, confidence.gflops)
+    if options != confidence.options or not np.allclose(confidence.gflops, pair.option_gflops.mean(axis=1), rtol=0.05):
+        raise ConfigError(
+            f'the gate was fitted for options of {_listed(confidence.gflops)} GFLOPs, but here they are '
+            f'{", ".join(r.name for r in pair.options[1:])} of {_listed(pair.option_gflops.mean(axis=1))}: fit one for '
+            'these with tools/fit_gate.py')
+    return policy
+
+
+def fit_pixels(pair: Pair, confidence: Confidence, metric: Optional[Metric] = None) -> float:
+    """How large :class:`~tinysaver_det.routing.SmallestScale` should want unsure boxes to be.
+
+    The value for which the metric is highest on these images, as a mean over budgets (:func:`worth`); it is in the
+    unit of the pair's ``sizes``. A single number is found, so figures on the same images are hardly too good.
+    """
+    metric = (metric or Metric('mAP')).settle(pair.evaluator)
+    rows = policy_rows(pair.saver, pair.truth, confidence, SmallestScale(0.0, 0.0, pair.sizes))
+    shown = rows[:, 1][rows[:, 1] > 0][:, None] * pair.sizes
+    tried = np.unique([0.0, *np.quantile(shown, np.linspace(0, 1, CANDIDATES - 1))]) if shown.size else [0.0]
+    found = [worth(policy_curve(pair, SmallestScale(0.0, float(p), pair.sizes), rows, metric, POINTS, coco=False))
+             for p in tried]
+    return float(tried[int(np.argmax(found))])
+
+
+def worth(curve: OperatingCurve) -> float:
+    """The metric as a mean over budgets, from nothing beside the saver to the base on every image.
+
+    Where a curve ends before, it is continued by the base alone, on all images.
+    """
+    spent, value = curve.spent, curve.value
+    if spent[-1] < 1:
+        spent, value = np.append(spent, 1.0), np.append(value, curve.base)
+    return float(np.interp(SPENT, spent, value).mean())
+
+
+def last_option_alone(policy, rows):
+    """The same decided between the saver and the base alone: two-way routing.
+
+    Args:
+        policy: What :func:`policy_for` gave for several options.
+        rows: (I, M) of it.
+
+    Returns:
+        tuple: Its policy and rows.
+    """
+    rows = np.asarray(rows)
+    if isinstance(policy, Price):
+        return Price(policy.price, policy.gflops[-1:]), rows[:, [0, -1]]
+    return Threshold(policy.threshold), rows[:, :1]
+
+
+def oracle_curve(pair: Pair, metric: Metric, points: Optional[int] = None) -> OperatingCurve:
+    """The greedy oracle: a price on what each image alone gains at each option while the saver answers all others.
+
+    Args:
+        pair: Of any number of options.
+        metric: Settled.
+        points: See :func:`policy_curve`.
+    """
+    count = len(pair.options) - 1
+    found = [gains(pair.evaluator, metric, option=k + 1) * len(pair.truth) for k in range(count)]
+    policy = Price(0.0, pair.option_gflops.mean(axis=1))
+    return policy_curve(pair, policy, np.column_stack([np.zeros(len(pair.truth)), *found]), metric, points,
+                        'greedy oracle', coco=False)
+
+
+def static_line(pair: Pair, metric: Metric, weights=None) -> tuple:
+    """The models alone, each on all images, and mixtures of two neighbours at random.
+
+    Args:
+        pair: Of any number of options; saver and options count.
+        metric: Settled.
+        weights: (B, I) how many times each image counts; once by default.
+
+    Returns:
+        tuple: (B, K + 1) GFLOPs and (B, K + 1) metric of each alone, and the metric of the base is the last.
+    """
+    evaluator = pair.evaluator
+    weights = np.ones((1, len(evaluator))) if weights is None else np.atleast_2d(weights)
+    gflops = weights @ np.stack([pair.saver_gflops, *pair.option_gflops]).T / weights.sum(axis=1, keepdims=True)
+    whole = [metric.values(evaluator, Walk.one(np.full(len(evaluator), k)), weights)[:, 0]
+             for k in range(len(pair.options))]
+    return gflops, np.stack(whole, axis=1)
+
+
+def saved_on_line(gflops, values, drops=DROPS) -> dict:
+    """The share of the base's GFLOPs that the line between models alone saves at each drop.
+
+    Args:
+        gflops, values: (K + 1,) of the models, the base last.
+        drops: Below the base's metric.
+    """
+    cost, value = (np.array(v) for v in zip(*hull(zip(gflops, values))))
+    found = {}
+    for drop in drops:
+        wanted = values[-1] - drop
+        at = int(np.argmax(value >= wanted - 1e-12))  # the base reaches it, so one does
+        need = cost[at] if at == 0 or value[at] == value[at - 1] else \
+            cost[at - 1] + (wanted - value[at - 1]) / (value[at] - value[at - 1]) * (cost[at] - cost[at - 1])
+        found[str(drop)] = float(max(0.0, 1 - max(need, cost[0]) / gflops[-1]))
+    return found
+
+
+def _listed(values):
+    return ', '.join(f'{v:.4g}' for v in values)
