@@ -84,9 +84,12 @@ class Cascade(Pair):
 
     @property
     def sizes(self) -> np.ndarray:
-        """(K,) longer sides of the options' inputs; where they are not all known, square roots of their GFLOPs."""
+        """(K,) longer sides of the options' inputs; square roots of their GFLOPs where they are not all known, or don't
+        grow with the cost, as with several models."""
         known = [*(o.size for o in self.lighter), self.size]
-        return np.sqrt(self.option_gflops.mean(axis=1)) if None in known else np.array(known, np.float64)
+        if None in known or (np.diff(known) < 0).any():
+            return np.sqrt(self.option_gflops.mean(axis=1))
+        return np.array(known, np.float64)
 
     @cached_property
     def evaluator(self) -> RoutedEvaluator:

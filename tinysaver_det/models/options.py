@@ -8,7 +8,7 @@ from ..confidence import Confidence
 from ..datasets.transforms import StagePipeline
 from ..datasets.transforms.scales import shown
 from ..errors import ConfigError
-from ..routing import build_policy
+from ..routing import POLICIES, build_policy
 from ..stage_config import stage_label
 from .stage import Stage
 
@@ -129,17 +129,17 @@ def _require_knob(policy, name):
 
 def _filled(routing, price, threshold, confidence, options):
     kind = routing.get('type')
-    if kind == 'Price':
-        if 'price' not in routing and price is not None:
-            routing['price'] = price
-        if 'gflops' not in routing:
-            if confidence.options is None:
-                raise ConfigError('a price needs the gain of each option of the base, which '
-                                  f'{type(confidence).__name__} does not tell: fit a gate for these options with '
-                                  'tools/fit_gate.py')
-            routing['gflops'] = list(confidence.gflops)
-    elif 'threshold' not in routing and threshold is not None:
-        routing['threshold'] = threshold
+    if kind in POLICIES and POLICIES[kind].knob not in routing:
+        knob = POLICIES[kind].knob
+        routing[knob] = dict(price=price, threshold=threshold)[knob]
+        if routing[knob] is None:
+            raise ConfigError(f'routing by {kind} needs a {knob}: give it as {knob}=..., or within routing')
+    if kind == 'Price' and 'gflops' not in routing:
+        if confidence.options is None:
+            raise ConfigError('a price needs the gain of each option of the base, which '
+                              f'{type(confidence).__name__} does not tell: fit a gate for these options with '
+                              'tools/fit_gate.py')
+        routing['gflops'] = list(confidence.gflops)
     if kind == 'SmallestScale' and 'sizes' not in routing:
         sizes = [o.size for o in options]
         if None in sizes:
