@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.structures import InstanceData
 
 from tinysaver_det.analysis import Pair, read_record
 from tinysaver_det.analysis.cascade import Cascade
@@ -19,9 +20,11 @@ from tinysaver_det.engine.image_demo import image_demo
 from tinysaver_det.errors import ConfigError
 from tinysaver_det.evaluation import StageRecordMetric
 from tinysaver_det.models.packed import build_detector, load_detector
+from tinysaver_det.models.stage import to_detections
 from tinysaver_det.routing import SmallestScale
 
 from ..conftest import predict, tiny_config
+from ..models import scripted  # noqa: F401  (registers Gains)
 from .test_evaluate import fresh
 
 SIZES = [32, 64, 96]
@@ -38,7 +41,6 @@ def scaled(config):
     measured = []
     for path in paths:
         sample, = predict(detector, [path])
-        from tinysaver_det.models.stage import to_detections
         measured.append(detector.routing.measure(detector.confidence, to_detections(sample.pred_instances,
                                                                                     sample.ori_shape)))
     measured = np.stack(measured)
@@ -124,7 +126,6 @@ def test_a_record_is_refused_for_models_in_another_order(config, tmp_path):
 
 
 def test_a_record_of_several_options_needs_the_detector(photos, tmp_path):
-    from mmengine.structures import InstanceData
     metric = StageRecordMetric(str(photos.ann), str(tmp_path))
     metric.dataset_meta = dict(classes=('cat', 'dog', 'bus'))
     empty = InstanceData(bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0, dtype=torch.long))
@@ -164,3 +165,31 @@ def test_the_benchmark_of_two_stages(config, photos):
     assert set(speed.images_per_second) == {'saver', 'base', 'cascade 0%', 'cascade 50%', 'cascade 100%'}
     assert speed.shares == {k: [v] for k, v in speed.handover.items()}
     assert list(speed.handover.values()) == [0, pytest.approx(0.5, abs=0.01), 1]
+
+
+@pytest.fixture
+def priced(config):
+    """The same with a price, at which images differ in their option."""
+    config.model.base.scales = SIZES
+    config.model.threshold = None
+    config.model.price = 40.0
+    config.model.confidence = dict(type='Gains', table=((0.5, 0.7, 0.8), (0.1, 0.9, 0.9), (0.05, 0.06, 0.07)),
+                                   gflops=(0.5, 1.0, 2.0))
+    return config
+
+
+def test_a_price_in_a_test(priced, photos, tmp_path, capsys):
+    folder = tmp_path / 'record'
+    summary = evaluate(recording(priced, folder), quiet=True)
+    assert summary.price == 40 and summary.threshold is None
+    assert 'price 40 points per GFLOP' in capsys.readouterr().out
+    cascade, detector = read_record(folder), build_detector(priced)
+    measured = policy_rows(cascade.saver, cascade.truth, detector.confidence, detector.routing)
+    options = detector.routing(measured)
+    assert [o['share'] for o in summary.options] == [(options == k).mean() for k in (1, 2, 3)]
+    assert [s.option for p in photos.paths for s in predict(detector, [p])] == options.tolist()
+
+
+def test_the_benchmark_of_a_price(priced, photos):
+    speed, = benchmark(fresh(priced), str(photos.folder), batch_sizes=[6], rounds=1, device='cpu', quiet=True)
+    assert speed.handover['cascade 0%'] == 0 and speed.handover['cascade 100%'] == 1

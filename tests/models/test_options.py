@@ -10,12 +10,10 @@ import torch
 from mmengine.config import Config
 
 import tinysaver_det.models  # noqa: F401
-from tinysaver_det.confidence import Confidence
 from tinysaver_det.errors import CheckpointError, ConfigError, OperatingPointError
 from tinysaver_det.models import Stage
 from tinysaver_det.models.packed import build_detector, load_detector, pack_checkpoint
 from tinysaver_det.models.stage import to_detections
-from tinysaver_det.registry import TASK_UTILS
 from tinysaver_det.routing import Price, SmallestScale, Threshold
 
 from ..conftest import predict, tiny_cascade, tiny_config
@@ -28,22 +26,6 @@ ROUTING = dict(type='SmallestScale', threshold=0.5, pixels=8)
 
 def rows(instances):
     return torch.cat([instances.bboxes, instances.scores[:, None], instances.labels[:, None].float()], 1).numpy()
-
-
-@TASK_UTILS.register_module(force=True)
-class Gains(Confidence):
-    """Says of an image what its best box's label stands for."""
-
-    def __init__(self, table=((0.5, 0.5), (0.1, 0.0), (0.2, 0.9)), gflops=(1.0, 2.0), needs_features=False):
-        self.table, self.gflops, self.needs_features = table, gflops, needs_features
-        self.options = len(gflops)
-
-    def score(self, detections):
-        return self.score_and_gains(detections)[0]
-
-    def score_and_gains(self, detections):
-        gains = np.array(self.table[detections.labels[0]] if len(detections) else [0.0] * self.options)
-        return 1 - float(gains.max()), gains
 
 
 def answer(score):
