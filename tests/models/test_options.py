@@ -343,8 +343,8 @@ def test_an_operating_point_brings_its_policy(photos, tmp_path):
     detector = three({0: [SURE], 1: [LARGE], 2: [SMALL]}, **kw)
     assert repr(detector.routing) == 'SmallestScale(0.5, pixels=8.0, sizes=[32.0, 48.0, 64.0])'
     assert [s.option for s in predict(detector, photos.paths[:3])] == [0, 1, 3]
-    with pytest.raises(ConfigError, match='an operating_point has a routing of its own: leave out routing and price'):
-        three({}, operating_point=kw['operating_point'])
+    again = three({}, **{**kw, 'routing': dict(type='SmallestScale', threshold=0.1, pixels=1), 'threshold': 0.9})
+    assert repr(again.routing) == repr(detector.routing)  # the point's takes the place of others, as its threshold does
 
 
 def test_an_operating_point_for_other_options_is_refused(photos, tmp_path):

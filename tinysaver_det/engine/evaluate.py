@@ -48,7 +48,7 @@ def evaluate(cfg: Config,
         json_file: A file for the summary, beside ``saver_summary.json`` in the work dir.
         quiet: No progress and no log lines; the table remains.
         sweep_folder: Record both stages on every image, and write there what a sweep over all thresholds finds.
-        operating_point: ``operating_point.json``, in place of the config's threshold.
+        operating_point: ``operating_point.json``, in place of the config's threshold or routing.
         features: Let the detector record the pooled features of the saver's neck; a sweep writes them down.
 
     Returns:

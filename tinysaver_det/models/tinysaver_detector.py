@@ -66,10 +66,10 @@ class TinySaverDetector(BaseDetector):
         routing: A policy of :mod:`tinysaver_det.routing` or its configuration, which a base of several options needs
             unless there is a price; ``threshold`` or ``price`` then set its knob. A ``Price`` takes its GFLOPs from the
             confidence and a ``SmallestScale`` its sizes from the options where they are not given.
-        operating_point: ``operating_point.json`` of ``tools/calibrate.py``: its threshold takes the place of
-            ``threshold``, or its policy that of ``routing``, and its confidence, merge and alignment that of missing
-            ones. It is refused for other weights, scales, target classes, or another confidence, merge or alignment
-            than it was made with.
+        operating_point: ``operating_point.json`` of ``tools/calibrate.py``: its policy takes the place of
+            ``threshold``, ``price`` and ``routing``, and its confidence, merge and alignment that of missing ones. It
+            is refused for other weights, scales, target classes, or another confidence, merge or alignment than it was
+            made with.
         target_classes: The classes to detect; boxes of others are dropped in both stages before the confidence
             sees them. By default the data set's own classes when run by a test loop, else those that both
             stages know.
@@ -133,11 +133,9 @@ class TinySaverDetector(BaseDetector):
                               f'batch hands over, but got {base_batch_size!r}')
         point = None if operating_point is None else OperatingPoint.read(operating_point)
         if point is not None:
-            if routing is not None or price is not None:
-                raise ConfigError('an operating_point has a routing of its own: leave out routing and price')
             if confidence is not None:
                 point.check(confidence=_confidence(confidence).to_dict())
-            confidence, threshold, routing = point.confidence, None, point.policy
+            confidence, threshold, price, routing = point.confidence, None, None, point.policy
             merge, alignment = answers_of(point, merge, alignment)
         elif confidence is None:
             raise ConfigError('TinySaverDetector needs a confidence and a threshold, or an operating_point that has '
