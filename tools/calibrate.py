@@ -67,7 +67,7 @@ def main(argv=None):
             pair = merge_as_asked(pair, args)
             confidence = one_confidence(args.confidence, pair.truth, pair.saver, reference,
                                         args.metric or ('f1' if args.guarantee == 'ltt' else None),
-                                        pair.weights.get('saver'))
+                                        pair.weights.get('saver'), pair)
             leak = args.allow_leak
             if args.test_ann is not None:
                 leak = refuse_leak(pair.truth, args.test_ann, args.allow_leak) \

@@ -49,7 +49,7 @@ def main(argv=None):
             pair = merge_as_asked(pair, args, point)
             statics = [read_static(s, pair.truth, args.subset) for s in args.static]
             scored = named_confidences(args.confidence, pair.truth, pair.saver, reference, args.metric,
-                                       pair.weights.get('saver'))
+                                       pair.weights.get('saver'), pair)
             report = sweep(pair, scored, metric, args.points, statics, groups, point, progress=progress,
                            pixels=args.pixels)
         pictures, unread = None, []

@@ -12,7 +12,9 @@ from tinysaver_det.analysis.curve import gains, hull, operating_curve, policy_cu
 from tinysaver_det.analysis.metric import Metric
 from tinysaver_det.analysis.pair import split_gflops
 from tinysaver_det.analysis.policies import (
+    SIDES,
     fit_pixels,
+    fit_resolved,
     last_option_alone,
     oracle_curve,
     policy_for,
@@ -23,7 +25,7 @@ from tinysaver_det.analysis.policies import (
 from tinysaver_det.analysis.scoring import confidences, policy_rows
 from tinysaver_det.analysis.sweep import sweep
 from tinysaver_det.analysis.walk import Walk
-from tinysaver_det.confidence import BoxEntropy, Confidence, MeanScore
+from tinysaver_det.confidence import BoxEntropy, Confidence, MeanScore, build_confidence
 from tinysaver_det.errors import ConfigError, DataError, OperatingPointError
 from tinysaver_det.routing import OperatingPoint, Price, SmallestScale, Threshold, build_policy
 
@@ -325,6 +327,23 @@ def test_pixels_are_those_of_the_highest_worth(cascade):
         return worth(policy_curve(cascade, policy, rows, MAP, 51, coco=False))
     assert all(value(found) >= value(p) for p in (0, found / 2, found * 2, 10))
     assert policy_for(cascade, BoxEntropy(), MAP).pixels == found
+
+
+@pytest.mark.parametrize('name', ['mAP', 'f1'])
+def test_resolved_entropy_is_found_by_worth_and_scaled_to_the_gain(cascade, name):
+    found = fit_resolved(cascade, Metric(name))
+    assert (found.masses is None) == (name == 'f1')  # all classes weigh the same in a pooled F1
+    metric = Metric(name).settle(cascade.evaluator)
+    policy = policy_for(cascade, found)
+
+    def curve(pixels):
+        told = build_confidence(dict(found.to_dict(), pixels=float(pixels)))
+        rows = policy_rows(cascade.saver, cascade.truth, told, policy)
+        return policy_curve(cascade, policy, rows, metric, 51, coco=False)
+    assert all(worth(curve(found.pixels)) >= worth(curve(s * cascade.sizes[-1])) for s in SIDES[::3])
+    own = curve(found.pixels)
+    if own.base > own.saver:
+        assert own.rows[:, -1].mean() == pytest.approx(own.base - own.saver)
 
 
 def test_the_last_option_alone_is_two_way(cascade):

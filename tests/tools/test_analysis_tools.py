@@ -108,22 +108,28 @@ def test_sweep(tool, made, tmp_path):
 
 
 def test_sweep_of_several_options(tool, made, tmp_path):
-    done = tool('sweep', *several(made.here), '--points', 21, '--out', tmp_path / 'out')
+    done = tool('sweep', *several(made.here), '--points', 21, '--confidence', 'ResolvedEntropy', 'MeanScore', '--out',
+                tmp_path / 'out')
     assert done.stderr == '' and sorted(os.listdir(tmp_path / 'out')) == FILES
-    for words in ('small -> mid, large: 40 images', '│ ClassWeightedEntropy, two-way ', '│ between single models ',
-                  'who answers (ClassWeightedEntropy, the smallest scale', 'was found on these very images'):
+    for words in ('small -> mid, large: 40 images', '│ ResolvedEntropy, two-way ', '│ between single models ',
+                  '│ MeanScore ', 'who answers (ResolvedEntropy, the best of', 'was found on these very images'):
         assert words in ' '.join(done.stdout.split()) or words in done.stdout
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert [o['name'] for o in summary['options']] == ['mid', 'large']
-    found = summary['policies']['ClassWeightedEntropy']
+    found = summary['policies']['MeanScore']
     assert found['type'] == 'SmallestScale' and found['sizes'] == pytest.approx([2, 10 ** .5])
+    assert summary['policies']['ResolvedEntropy'] == dict(type='Price', price=0, gflops=[4, 10])
+    default = tool('sweep', *several(made.here), '--points', 21, '--out', tmp_path / 'default')
+    again = json.loads((tmp_path / 'default' / 'summary.json').read_text())
+    assert again['confidences']['ResolvedEntropy'] == summary['confidences']['ResolvedEntropy'] and default.stderr == ''
     with open(tmp_path / 'out' / 'curve.csv') as f:
         rows = list(csv.DictReader(f))
     for row in (rows[0], rows[len(rows) // 2], rows[-1]):
         shares = [float(row[f'share_{k}']) for k in range(3)]
         assert sum(shares) == pytest.approx(1) and 1 - shares[0] == pytest.approx(float(row['handover']))
         assert float(row['gflops']) == pytest.approx(1 + 4 * shares[1] + 10 * shares[2])
-    given = tool('sweep', *several(made.here), '--points', 21, '--pixels', 0, '--out', tmp_path / 'given')
+    given = tool('sweep', *several(made.here), '--points', 21, '--pixels', 0, '--confidence', 'MeanScore', '--out',
+                 tmp_path / 'given')
     assert 'share_1' in (tmp_path / 'given' / 'curve.csv').read_text() and given.stderr == ''
     with open(tmp_path / 'given' / 'curve.csv') as f:
         assert all(float(row['share_2']) == 0 for row in csv.DictReader(f))  # any size is large enough
@@ -132,16 +138,22 @@ def test_sweep_of_several_options(tool, made, tmp_path):
 def test_calibrate_several_options_and_apply_it_elsewhere(tool, made, tmp_path):
     point = tmp_path / 'point.json'
     done = tool('calibrate', *several(made.here), '--max-gflops', 6, '--resamples', 40, '--out', point)
-    assert 'At threshold' in done.stdout and 'the target is met' in done.stdout
+    assert 'At price' in done.stdout and 'the target is met' in done.stdout
     found = OperatingPoint.read(point)
     assert [o['name'] for o in found.options] == ['mid', 'large'] and found.gflops == pytest.approx((1, 5, 11))
-    assert found.expected['gflops'] <= 6 and json.loads(point.read_text())['lambda'] is None
+    content = json.loads(point.read_text())
+    assert found.expected['gflops'] <= 6 and content['lambda'] == found.price and content['threshold'] is None
+    assert content['confidence']['type'] == 'ResolvedEntropy' and content['confidence']['sizes'] == [2, 10 ** .5]
     swept = tool('sweep', *several(made.there), '--operating-point', point, '--points', 11, '--out', tmp_path / 'out')
-    assert 'At the operating point (threshold' in swept.stdout
+    assert 'At the operating point (price' in swept.stdout
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
-    assert summary['operating_point']['threshold'] == found.threshold
+    assert summary['operating_point']['price'] == found.price
     assert sum(summary['operating_point']['shares']) == pytest.approx(1)
-    assert summary['policies']['operating point']['pixels'] == found.routing['pixels']
+    assert summary['confidences']['operating point']['config'] == content['confidence']
+    by_scale = tool('calibrate', *several(made.here), '--max-gflops', 6, '--resamples', 40, '--confidence', 'MeanScore',
+                    '--pixels', .5, '--out', tmp_path / 'scale.json')
+    assert 'At threshold' in by_scale.stdout
+    assert OperatingPoint.read(tmp_path / 'scale.json').routing['pixels'] == .5
     refused = tool('sweep', *pair(made.there), '--operating-point', point, '--out', tmp_path / 'no', check=False)
     assert 'made for mid, large, but here the base has 1 option (large)' in sentence(refused)
 
@@ -332,8 +344,11 @@ SWEEP = {
     'option without images': (lambda m: several(m.here, f'{m.here / "large.bbox.json"}:10',
                                                 f'{m.there / "middle.bbox.json"}:4'), 'middle.bbox.json'),
     'fused options': (lambda m: [*several(m.here), '--merge', 'fuse'], '--merge and --alignment go with a base of one'),
+    'options of one': (lambda m: [*pair(m.here), '--confidence', 'ResolvedEntropy'],
+                       'ResolvedEntropy chooses among several options of a base, but there is one'),
     'groups of options': (lambda m: [*several(m.here), '--group', 'pets=cat'], 'leave out --group'),
-    'negative pixels': (lambda m: [*several(m.here), '--pixels', -1], 'pixels must be a finite number of at least 0'),
+    'negative pixels': (lambda m: [*several(m.here), '--confidence', 'MeanScore', '--pixels', -1],
+                        'pixels must be a finite number of at least 0'),
     'model without cost': (lambda m: [*pair(m.here), '--static', m.here / 'middle.bbox.json'],
                            'a model must be given as NAME=FILE:GFLOPS, but got'),
     'model without file': (lambda m: [*pair(m.here), '--static', 'a=nowhere.json:3'], 'nowhere.json cannot be read'),

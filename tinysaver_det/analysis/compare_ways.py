@@ -10,13 +10,11 @@ from ..errors import ConfigError, DataError
 from ..routing import Price
 from .bootstrap import interval, resamples
 from .cascade import Cascade
-from .compare_gates import default_name
 from .curve import DROPS, OperatingCurve, policy_curve
 from .folds import Folds, fold_of
 from .gate_fitting import fit_gate
 from .metric import Metric
-from .peers import GATES
-from .policies import fit_pixels, oracle_curve, policy_for, saved_on_line, static_line
+from .policies import fit_resolved, oracle_curve, saved_on_line, static_line
 from .records import GroundTruth
 from .scoring import policy_rows
 from .walk import Walk
@@ -61,7 +59,6 @@ class WayComparison:
         folds, seed (int): Of the images. resamples (int): How many. certainty (float): Of intervals, two-sided.
         metric (Metric): Settled.
         ways (list[WayFigures]): In the order of :data:`NAMES`.
-        default (str): The confidence of what needs no fitting.
         notes (list[str]): Sentences about the data.
     """
 
@@ -75,7 +72,6 @@ class WayComparison:
     certainty: float
     metric: Metric
     ways: list
-    default: str
     notes: list = field(default_factory=list)
 
 
@@ -84,9 +80,9 @@ def compare_ways(pair: Cascade, metric: Optional[Metric] = None, folds: int = 5,
     """Compare routing to several options with two-way routing and with single models, out of fold.
 
     ``two_way`` and ``k_way`` are learned gates, fitted on all folds but one; the rows of all folds are pooled, and the
-    curve over one price for all is exact. ``k_way_free`` is the training-free rule: the default confidence for the
-    metric, and the smallest scale, whose one number is found on the other folds. ``static_line`` joins the models used
-    alone, ``oracle`` knows what each image alone gains at each option.
+    curve over one price for all is exact. ``k_way_free`` is the training-free rule,
+    :class:`~tinysaver_det.confidence.ResolvedEntropy`, whose one number is found on the other folds. ``static_line``
+    joins the models used alone, ``oracle`` knows what each image alone gains at each option.
 
     Args:
         pair: Saver and options.
@@ -113,12 +109,11 @@ def compare_ways(pair: Cascade, metric: Optional[Metric] = None, folds: int = 5,
     if values[0, 0] == values[0, -1]:
         raise DataError(f'{pair.saver.name} and {pair.base.name} have the same {metric.name} ({values[0, 0]:.3f}) on '
                         'these images: there is nothing to gain')
-    default = default_name(metric)
-    rows = _held_out(pair, metric, fold, seed, GATES[default], reference, step)
+    rows = _held_out(pair, metric, fold, seed, reference, step)
     costs = pair.option_gflops.mean(axis=1)
     base_alone = pair.two_way()
     found = {TWO_WAY: (base_alone, Price(0.0, costs[-1:])), K_WAY: (pair, Price(0.0, costs)),
-             FREE: (pair, _ChosenBefore(len(costs)))}
+             FREE: (pair, Price(0.0, costs))}
     ways = {LINE: _line(pair, settled, gflops, values, weights, certainty)}
     step()
     for name, (part, policy) in found.items():
@@ -141,23 +136,10 @@ def compare_ways(pair: Cascade, metric: Optional[Metric] = None, folds: int = 5,
     return WayComparison(
         pair.title, pair.truth.classes, len(pair.truth),
         [(r.name, float(g), float(v)) for r, g, v in zip(pair.options, gflops[0], values[0])], folds, seed, count,
-        certainty, settled, [ways[n] for n in NAMES], default, pair.notes())
+        certainty, settled, [ways[n] for n in NAMES], pair.notes())
 
 
-class _ChosenBefore:
-    """Hands over below a threshold to an option that stands in the row: the rule of each fold has its own number."""
-
-    knob = 'threshold'
-
-    def __init__(self, options):
-        self.options = options
-
-    def changes(self, rows):
-        order = np.argsort(rows[:, 0], kind='stable')
-        return rows[order, 0], order, rows[order, 1].astype(np.int64)
-
-
-def _held_out(pair, metric, fold, seed, build_default, reference, step):
+def _held_out(pair, metric, fold, seed, reference, step):
     """(I, M) by way, what decides about each image, found without its fold."""
     cut, found = Folds(pair, fold), {}
     for k, (rest, part) in enumerate(zip(cut.rest, cut.held_out)):
@@ -166,12 +148,8 @@ def _held_out(pair, metric, fold, seed, build_default, reference, step):
             gate = fit_gate(source, metric, seed=seed, features=pair.saver.features is not None)
             policy = Price(0.0, pair.option_gflops.mean(axis=1)[-gate.options:])
             mine[name] = policy_rows(target.saver, target.truth, gate, policy)
-        closed = build_default(seed, reference)
-        closed.fit(rest, metric)
-        confidence = closed.confidence
-        policy = policy_for(rest, confidence, metric, fit_pixels(rest, confidence, metric))
-        free = policy_rows(part.saver, part.truth, confidence, policy)
-        mine[FREE] = np.column_stack([free[:, 0], policy.options_of(free)])
+        free = fit_resolved(rest, metric, reference or rest.truth)
+        mine[FREE] = policy_rows(part.saver, part.truth, free, Price(0.0, pair.option_gflops.mean(axis=1)))
         for name, rows in mine.items():
             found.setdefault(name, np.empty((len(fold), rows.shape[1])))[fold == k] = rows
         step()

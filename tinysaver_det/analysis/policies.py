@@ -4,16 +4,18 @@ from typing import Optional
 
 import numpy as np
 
-from ..confidence import Confidence
+from ..confidence import Confidence, ResolvedEntropy
 from ..errors import ConfigError
 from ..routing import Price, SmallestScale, Threshold
 from .curve import DROPS, OperatingCurve, gains, hull, policy_curve
 from .metric import Metric
 from .pair import Pair
-from .scoring import policy_rows
+from .records import GroundTruth
+from .scoring import class_masses, default_confidence, policy_rows
 from .walk import Walk
 
 CANDIDATES = 24  # values of SmallestScale's pixels that are tried
+SIDES = np.geomspace(0.01, 0.64, 19)  # values of ResolvedEntropy's pixels, as shares of the last option's size
 POINTS = 51
 SPENT = np.linspace(0.05, 0.95, 19)  # shares of the base's GFLOPs at which a curve is looked at
 
@@ -61,6 +63,34 @@ def fit_pixels(pair: Pair, confidence: Confidence, metric: Optional[Metric] = No
     found = [worth(policy_curve(pair, SmallestScale(0.0, float(p), pair.sizes), rows, metric, POINTS, coco=False))
              for p in tried]
     return float(tried[int(np.argmax(found))])
+
+
+def fit_resolved(pair: Pair, metric: Optional[Metric] = None,
+                 reference: Optional[GroundTruth] = None) -> ResolvedEntropy:
+    """The :class:`~tinysaver_det.confidence.ResolvedEntropy` for the options of a pair.
+
+    ``pixels`` is the value for which the metric is highest on these images, as a mean over budgets (:func:`worth`);
+    ``scale`` makes the gains of the base those of the metric, so that a price means what it says.
+
+    Args:
+        pair: Saver and options.
+        metric: mAP by default. For an F1 that is pooled over classes all classes weigh the same.
+        reference: Annotations whose objects weigh the classes; the saver's scores do by default.
+    """
+    metric = (metric or Metric('mAP')).settle(pair.evaluator)
+    weighed = default_confidence(metric.name) == 'ClassWeightedEntropy'
+    settings = dict(sizes=pair.sizes.tolist(), gflops=pair.option_gflops.mean(axis=1).tolist(),
+                    masses=class_masses(pair.truth, pair.saver, reference) if weighed else None)
+    best, policy = None, Price(0.0, settings['gflops'])
+    for side in SIDES:
+        built = ResolvedEntropy(float(side * pair.sizes[-1]), **settings)
+        rows = policy_rows(pair.saver, pair.truth, built, policy)
+        curve = policy_curve(pair, policy, rows, metric, POINTS, coco=False)
+        if best is None or worth(curve) > best[0]:
+            best = worth(curve), built.pixels, curve
+    _, pixels, curve = best
+    gained, told = curve.base - curve.saver, float(curve.rows[:, -1].mean())
+    return ResolvedEntropy(pixels, **settings, scale=gained / told if gained > 0 and told > 0 else 1.0)
 
 
 def worth(curve: OperatingCurve) -> float:

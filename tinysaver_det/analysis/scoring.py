@@ -9,6 +9,7 @@ import numpy as np
 from ..confidence import CLOSED_FORMS, CONFIDENCES, Confidence, build_confidence
 from ..errors import ConfigError
 from ..names import parse_call
+from .metric import Metric
 from .records import GroundTruth, Results
 
 
@@ -79,7 +80,7 @@ def class_masses(truth: GroundTruth, results: Results, reference: Optional[Groun
 
 def one_confidence(name: Optional[str], truth: GroundTruth, results: Results,
                    reference: Optional[GroundTruth] = None, metric: Optional[str] = None,
-                   weights: Optional[str] = None) -> Confidence:
+                   weights: Optional[str] = None, pair=None) -> Confidence:
     """A confidence by the name that a command line gives it; see :func:`named_confidences`.
 
     Raises:
@@ -87,18 +88,21 @@ def one_confidence(name: Optional[str], truth: GroundTruth, results: Results,
     """
     if name == 'all':
         raise ConfigError('one confidence must be named, not all; see which is best with tools/sweep.py')
-    return next(iter(named_confidences(name and [name], truth, results, reference, metric, weights).values()))
+    return next(iter(named_confidences(name and [name], truth, results, reference, metric, weights,
+                                       pair).values()))
 
 
 def named_confidences(names: Optional[Sequence[str]], truth: GroundTruth, results: Results,
                       reference: Optional[GroundTruth] = None, metric: Optional[str] = None,
-                      weights: Optional[str] = None) -> dict:
+                      weights: Optional[str] = None, pair=None) -> dict:
     """Confidences by the names that a command line gives them; ``all`` is every closed form that this package brings.
 
     A :class:`ClassWeightedEntropy` without masses gets those of :func:`class_masses`. Without names it is the default
     for the metric (by name; mAP by default, see :func:`default_confidence`), with which ``all`` begins, too; ``all``
-    has ClassWeightedEntropy with power 1 and with 0.5. A gate is compared with the saver's name and, where known, the
-    SHA-256 of its ``weights``.
+    has ClassWeightedEntropy with power 1 and with 0.5. With several options of a ``pair``
+    (see :class:`~tinysaver_det.analysis.cascade.Cascade`) the default is ResolvedEntropy, fitted on its images by
+    :func:`~tinysaver_det.analysis.policies.fit_resolved`. A gate is compared with the saver's name and, where known,
+    the SHA-256 of its ``weights``.
 
     Raises:
         ConfigError: An unknown name or setting.
@@ -106,13 +110,21 @@ def named_confidences(names: Optional[Sequence[str]], truth: GroundTruth, result
         GateError: A gate that cannot be read, or was fitted for another saver.
     """
     wanted = []
-    first = default_confidence(metric)
+    several = pair is not None and len(pair.options) > 2
+    first = 'ResolvedEntropy' if several else default_confidence(metric)
     for name in names or [first]:
         wanted += [first, *(n for n in CLOSED_FORMS if n != first), 'ClassWeightedEntropy(power=0.5)'] \
             if name == 'all' else [name]
     found = {}
     for name in wanted:
         config = parse_confidence(name)
+        if config == dict(type='ResolvedEntropy'):
+            if not several:
+                raise ConfigError('ResolvedEntropy chooses among several options of a base, but there is one: give '
+                                  '--base again, or use ClassWeightedEntropy')
+            from .policies import fit_resolved  # which needs this module itself
+
+            config = fit_resolved(pair, metric and Metric(metric), reference).to_dict()
         if config['type'] == 'ClassWeightedEntropy' and 'masses' not in config:
             config['masses'] = class_masses(truth, results, reference)
         built = build_confidence(config)

@@ -12,6 +12,7 @@ from .learned import LearnedGain
 from .max_score import MaxScore
 from .mean_score import MeanScore
 from .min_kept_score import MinKeptScore
+from .resolved_entropy import ResolvedEntropy
 from .top_k_mean import TopKMean
 from .unsure_share import UnsureShare
 
@@ -19,7 +20,7 @@ from .unsure_share import UnsureShare
 CLOSED_FORMS = {c.__name__: c for c in (MaxScore, MeanScore, TopKMean, MinKeptScore, BoxCount, UnsureShare,
                                         BoxEntropy, ClassWeightedEntropy)}
 #: The confidences that this package brings, by name.
-CONFIDENCES = {**CLOSED_FORMS, LearnedGain.__name__: LearnedGain}
+CONFIDENCES = {**CLOSED_FORMS, **{c.__name__: c for c in (ResolvedEntropy, LearnedGain)}}
 
 __all__ = ['CLOSED_FORMS', 'CONFIDENCES', 'Confidence', 'build_confidence', *CONFIDENCES]
 

@@ -277,8 +277,10 @@ class SweepReport:
             found.append('Two-way: to the base alone, which is the most costly option. Random: as many images to each '
                          'option as by the first confidence, but random ones. Between single models: each used alone, '
                          'or two of them on random images.')
-            if self.policies[first.name]['type'] == 'SmallestScale' and self.point is None:
-                found.append('How large the smallest scale wants unsure boxes was found on these very images.')
+            if self.point is None and (self.policies[first.name]['type'] == 'SmallestScale'
+                                       or self.confidences[first.name].get('type') == 'ResolvedEntropy'):
+                found.append('How large unsure boxes are to be in the input was found on these very images; it is a '
+                             'single number.')
         spent = "budgets of 10% to 90% of the base's GFLOPs" if self.options else 'handovers of 10% to 90%'
         found.append(f'Retention: share of the gain from saver to base that is kept, mean over {spent}, and at 20%. '
                      'Saved: best share of the base\'s GFLOPs (1 multiply-add = 1) at a loss of so '

@@ -10,7 +10,7 @@ from .console import console
 from .summary import plain
 
 SAID = dict(static_line='single models and random mixtures of two', two_way='learned gate, base or not',
-            k_way_free='training-free, smallest scale', k_way='learned gate, any option',
+            k_way_free='training-free (ResolvedEntropy), any option', k_way='learned gate, any option',
             oracle='greedy oracle, any option')
 
 
@@ -60,8 +60,8 @@ def sentences(found) -> list:
     """Sentences that belong under the tables."""
     return [*(f'{name}: {said}.' for name, said in SAID.items()),
             "Saved: best share of the base's GFLOPs (1 multiply-add = 1) at a loss of so many points, on these images. "
-            f'What learns was fitted on {found.folds - 1} of {found.folds} folds and decided about the other. '
-            f'k_way_free decides by {found.default}. Intervals: {found.certainty:.0%}, {found.resamples} resamples of '
+            f'What is fitted was fitted on {found.folds - 1} of {found.folds} folds and decided about the other. '
+            f'Intervals: {found.certainty:.0%}, {found.resamples} resamples of '
             'the images, without fitting again.', *found.notes]
 
 
