@@ -46,6 +46,16 @@ def test_the_config_of_the_readme_builds(tmp_path):
     assert build_detector(cfg).threshold == cfg.model.threshold
 
 
+def test_a_base_at_several_scales_builds():
+    text, = [b for b in blocks('python') if 'scales=' in b]
+    found = dict(saver=dict(config='mmdet::yolox/yolox_nano_8xb8-300e_coco.py'))
+    exec(text, found)
+    found['base']['checkpoint'] = None
+    model = dict(found['model'], type='TinySaverDetector', confidence=dict(type='BoxEntropy'))
+    detector = build_detector(Config(dict(model=model)))
+    assert [o.scale for o in detector.options] == found['base']['scales'] and detector.threshold == 0.15
+
+
 def test_every_confidence_is_in_the_table_with_its_defaults():
     rows = re.findall(r'^\| `(\w+)(?:\((.*?)\))?` \|', README[README.index('## Confidences'):], re.M)
     assert {name for name, _ in rows} == set(CONFIDENCES)

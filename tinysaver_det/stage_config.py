@@ -13,7 +13,7 @@ from mmengine.utils import import_modules_from_strings
 from .errors import ClassesError, ConfigError
 from .names import refuse_unknown
 
-STAGE_KEYS = ('config', 'cfg_options', 'model', 'test_pipeline', 'checkpoint', 'strict', 'classes')
+STAGE_KEYS = ('config', 'cfg_options', 'model', 'test_pipeline', 'checkpoint', 'strict', 'classes', 'scales')
 
 
 def read_stage_config(stage: dict, name: str) -> Config:
@@ -23,7 +23,7 @@ def read_stage_config(stage: dict, name: str) -> Config:
         stage: What a user wrote for the stage: ``config`` (a path, an ``mmdet::`` name, or an inline dict or
             Config with a ``model`` and a ``test_dataloader``) with optional ``cfg_options`` (overrides, as on
             mmdet's command line); or ``model`` (a detector's dict) with ``test_pipeline``.
-        name: 'saver' or 'base', for messages.
+        name: 'saver', 'base' or 'base.NUMBER', for messages.
 
     Returns:
         Config: With ``model`` and the stage's test pipeline under ``test_pipeline``.
@@ -34,6 +34,9 @@ def read_stage_config(stage: dict, name: str) -> Config:
     if not isinstance(stage, dict):
         raise ConfigError(f"{name} must be a dict such as dict(config='mmdet::...', checkpoint=...), but got {stage!r}")
     refuse_unknown(stage, STAGE_KEYS, f'a setting of {name}')
+    if name == 'saver' and stage.get('scales') is not None:
+        raise ConfigError(f'scales belong to the base, which has one option for each, but the saver got '
+                          f"{stage['scales']!r}: set its one size in its config, such as with cfg_options")
     if ('config' in stage) == ('model' in stage):
         raise ConfigError(f"{name} must have either 'config' or 'model' with 'test_pipeline', but got "
                           f'{", ".join(stage) or "neither"}')
@@ -50,6 +53,36 @@ def read_stage_config(stage: dict, name: str) -> Config:
         raise ConfigError(f"the config of {name} has no 'model': {_label(stage)} is not a detector's config")
     cfg.test_pipeline = stage.get('test_pipeline') or _test_pipeline(cfg, stage, name)
     return cfg
+
+
+def stage_configs(model: dict) -> dict:
+    """What a cascade's config says of its stages, by their names.
+
+    Args:
+        model: With ``saver`` and ``base``; the base is a dict, or a list of one for each model.
+
+    Returns:
+        dict: 'saver' and 'base', or with several models 'saver', 'base.0', 'base.1' and so on, as the stages are named
+        in overrides of a config and in a state dict; a list of one is the one.
+
+    Raises:
+        ConfigError: An empty list.
+    """
+    base = model['base']
+    if not isinstance(base, (list, tuple)):
+        return dict(saver=model['saver'], base=base)
+    if not base:
+        raise ConfigError("base must be a dict such as dict(config='mmdet::...', checkpoint=...), or a list of them, "
+                          'from the cheapest to the most costly, but got an empty list')
+    if len(base) == 1:
+        return dict(saver=model['saver'], base=base[0])
+    return dict(saver=model['saver'], **{f'base.{i}': stage for i, stage in enumerate(base)})
+
+
+def stage_label(stage: dict, name: str) -> str:
+    """What tables call a stage: its config file's name, else ``name``."""
+    config = stage.get('config')
+    return os.path.splitext(os.path.basename(config))[0] if isinstance(config, str) else name
 
 
 def scope_of(cfg: Config) -> Any:

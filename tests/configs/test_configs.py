@@ -17,6 +17,7 @@ CONFIGS = sorted((ROOT / 'configs' / 'tinysaver').glob('*.py'))
 def test_config_builds_and_predicts(path, photos):
     cfg = Config.fromfile(path)
     saver, base = path.stem[:-len('_coco')].split('_')
+    assert [str(s[0]) for s in cfg.model.base.get('scales', ())] == base.split('-')[2:] * ('scales' in cfg.model.base)
     for name, stage in ((saver, cfg.model.saver), (base, cfg.model.base)):
         source = stage.get('config') or stage.model.builder
         assert name.split('-')[0] in source.replace('fasterrcnn', 'faster')
@@ -41,4 +42,5 @@ def test_there_are_the_pairs_that_the_readme_names():
     assert {p.stem for p in CONFIGS} == {
         'yolox-tiny_yolox-x_coco', 'rtmdet-tiny_rtmdet-x_coco', 'rtmdet-s_rtmdet-x_coco', 'rtmdet-tiny_dino-r50_coco',
         'yolox-tiny_faster-rcnn-r50_coco', 'yolox-nano-256_yolox-nano-640_coco',
+        'yolox-nano-256_yolox-nano-320-416-640_coco',
         'ssdlite320-mobilenet-v3_rtmdet-x_coco', 'ssdlite320-mobilenet-v3_faster-rcnn-r50-v2_coco'}

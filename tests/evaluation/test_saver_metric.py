@@ -8,8 +8,9 @@ from tinysaver_det.errors import ConfigError
 from tinysaver_det.evaluation import SaverMetric
 
 
-def sample(stage, gflops, confidence=0.5, dropped=0, size=(10, 20), path='a.jpg'):
-    return dict(stage=stage, gflops=gflops, saver_gflops=1.0, confidence=confidence, dropped_boxes=dropped,
+def sample(stage, gflops, confidence=0.5, dropped=0, size=(10, 20), path='a.jpg', option=None):
+    return dict(option=int(stage == 'base') if option is None else option, gflops=gflops, saver_gflops=1.0,
+                confidence=confidence, dropped_boxes=dropped,
                 ori_shape=size, img_path=path)
 
 
@@ -32,7 +33,8 @@ def test_figures():
 
 def test_base_on_kept_images_is_measured_once_per_image_size():
     asked = []
-    detector = SimpleNamespace(base=None, base_gflops_alone=lambda path: asked.append(path) or 10.0)
+    detector = SimpleNamespace(options=[None], base_is_cascade=False,
+                               base_gflops_alone=lambda path: asked.append(path) or 10.0)
     got = evaluate([sample('saver', 1.0, path='a'), sample('saver', 1.0, path='b'),
                     sample('saver', 1.0, size=(5, 5), path='c'), sample('base', 3.0, size=(7, 7), path='d')], detector)
     assert asked == ['a', 'c']
@@ -60,3 +62,28 @@ def test_no_images():
 def test_results_of_another_detector_are_refused():
     with pytest.raises(ConfigError, match='SaverMetric needs the results of a TinySaverDetector'):
         SaverMetric().process(None, [dict(pred_instances={})])
+
+
+def several(last=3, alone=lambda path: 10.0):
+    return SimpleNamespace(options=[None] * last, base_is_cascade=False, base_gflops_alone=alone)
+
+
+def test_shares_and_costs_of_several_options():
+    samples = [sample('saver', 1.0), sample('base', 3.0, option=1), sample('base', 4.0, option=1),
+               sample('base', 12.0, option=3)]
+    got = evaluate(samples, several())
+    assert [got[f'saver/share_{k}'] for k in range(4)] == [0.25, 0.5, 0, 0.25]
+    assert [got['saver/gflops_1'], got['saver/gflops_3']] == [2.5, 11] and math.isnan(got['saver/gflops_2'])
+    assert got['saver/handover'] == 0.75 and got['saver/gflops_per_image'] == 5
+    assert got['saver/base_gflops'] == (11 + 3 * 10) / 4  # the last option alone, also where a lighter one answered
+
+
+def test_the_base_alone_is_the_last_option_where_it_cannot_be_measured():
+    samples = [sample('base', 3.0, option=1), sample('base', 12.0, option=2)]
+    assert evaluate(samples)['saver/base_gflops'] == 11
+    cascade = SimpleNamespace(options=[None] * 3, base_is_cascade=True)
+    assert math.isnan(evaluate(samples, cascade)['saver/base_gflops'])  # no image was handed over to the third
+
+
+def test_one_option_has_no_shares():
+    assert not {k for k in evaluate([sample('base', 5.0)], several(1)) if 'share' in k}

@@ -1,11 +1,14 @@
 """A detector that says what a test tells it to, so that routing and merging can be checked box by box."""
 
+import numpy as np
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
 
 import tinysaver_det.compat  # noqa: F401
+from tinysaver_det.confidence import Confidence
+from tinysaver_det.registry import TASK_UTILS
 
 
 @MODELS.register_module(force=True)
@@ -61,3 +64,19 @@ def cascade(saver, base, confidence=None, threshold=0.5, **kw):
 
     return TinySaverDetector(saver=saver, base=base, confidence=confidence or dict(type='MaxScore'),
                              threshold=threshold, **kw).eval()
+
+
+@TASK_UTILS.register_module(force=True)
+class Gains(Confidence):
+    """Says of an image what its best box's label stands for."""
+
+    def __init__(self, table=((0.5, 0.5), (0.1, 0.0), (0.2, 0.9)), gflops=(1.0, 2.0), needs_features=False):
+        self.table, self.gflops, self.needs_features = table, gflops, needs_features
+        self.options = len(gflops)
+
+    def score(self, detections):
+        return self.score_and_gains(detections)[0]
+
+    def score_and_gains(self, detections):
+        gains = np.array(self.table[detections.labels[0]] if len(detections) else [0.0] * self.options)
+        return 1 - float(gains.max()), gains

@@ -64,3 +64,26 @@ def test_plot(tmp_path):
     with pytest.raises(ConfigError, match='test with --baselines'):
         SaverSummary(**{**SUMMARY, 'baselines': {}}).plot(tmp_path / 'b.png')
     assert not (tmp_path / 'b.png').exists()
+
+
+OPTIONS = [dict(name='nano 320x320', scale=(320, 320), share=0.15, gflops=2.0),
+           dict(name='nano 640x640', scale=(640, 640), share=0.1, gflops=8.0)]
+
+
+def test_options_have_a_row_each(tmp_path):
+    lines = printed(SaverSummary(**SUMMARY, options=OPTIONS)).splitlines()
+    rows = {line.split('│')[1].strip(): [c.strip() for c in line.split('│')[2:-1]] for line in lines if '│' in line}
+    assert list(rows) == ['saver alone', 'to 320x320', 'to 640x640', 'base alone', 'cascade']
+    assert rows['to 320x320'] == ['2.000', '25.0%', '15.0%', '-', '-'] and all(len(line) <= 80 for line in lines)
+    models = [dict(OPTIONS[0], name='a', scale=None), dict(OPTIONS[1], name='b 640x640', gflops=math.nan)]
+    assert 'to b 640x640' in printed(SaverSummary(**SUMMARY, options=models))
+    SaverSummary(**SUMMARY, options=models).save(tmp_path / 'a.json')
+    assert json.loads((tmp_path / 'a.json').read_text())['options'] == [
+        dict(name='a', scale=None, share=0.15, gflops=2.0), dict(name='b 640x640', scale=[640, 640], share=0.1,
+                                                                 gflops=None)]
+
+
+def test_a_price_stands_where_the_threshold_does(tmp_path):
+    summary = SaverSummary(**{**SUMMARY, 'threshold': None}, price=3.5)
+    assert '400 images, price 3.5 points per GFLOP' in printed(summary)
+    assert summary.to_dict()['price'] == 3.5 and summary.to_dict()['threshold'] is None

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 
 from tinysaver_det.analysis import Walk, confidences, read_record
+from tinysaver_det.analysis.scoring import policy_rows
 from tinysaver_det.confidence import LearnedGain, build_confidence
 from tinysaver_det.detections import Detections
 from tinysaver_det.merging import build_merge, read_alignment
+from tinysaver_det.routing import SmallestScale
 
 from ..conftest import REAL, real_options
 
 pytestmark = pytest.mark.real_data
 NANO = 'configs/tinysaver/yolox-nano-256_yolox-nano-640_coco.py'
+SCALES = 'configs/tinysaver/yolox-nano-256_yolox-nano-320-416-640_coco.py'
 MIM = Path(mmengine.__file__).parents[1] / 'mmdet' / '.mim'
 
 
@@ -26,10 +29,10 @@ def load(path):
 
 @pytest.fixture(scope='module')
 def alone(real, run_python, tmp_path_factory):
-    """What mmdet's own tools/test.py gives for each stage: predictions and mAP."""
+    """What mmdet's own tools/test.py gives for each stage and size: predictions and mAP."""
     folder = tmp_path_factory.mktemp('alone')
     found = {}
-    for name, scale in (('saver', 256), ('base', 640)):
+    for name, scale in (('saver', 256), ('base', 640), ('320', 320), ('416', 416)):
         out = folder / f'{name}.pkl'
         options = [o.replace('test_evaluator.0.', 'test_evaluator.') for o in real_options(real, real.few)
                    if not o.startswith('model.')]
@@ -244,3 +247,32 @@ def test_a_fitted_gate_in_a_test_gives_what_the_sweep_gives(real, run_python, tm
                if r['handover'] == handed.mean())
     assert row['mAP'] == pytest.approx(exact, abs=1e-12)
     assert row['gflops'] == pytest.approx(summary['gflops_per_image'], abs=1e-9)
+
+
+@pytest.mark.parametrize('batch_size', [1, 5])
+def test_each_scale_gives_what_mmdet_gives_at_it(real, alone, run_python, tmp_path, batch_size):
+    out, summary = tmp_path / 'a.pkl', tmp_path / 's.json'
+    run_python('tools/test.py', SCALES, '--threshold', 0.3, '--sweep', '--out', out, '--json', summary, '--quiet',
+               '--work-dir', tmp_path, '--cfg-options',
+               *real_options(real, real.few, **{'test_dataloader.batch_size': batch_size}))
+    live, summary = load(out), json.loads(summary.read_text())
+    cascade = read_record(tmp_path / 'sweep')
+    assert cascade.option_gflops.mean(axis=1) == pytest.approx([0.309, 0.523, 1.237], abs=5e-4)
+    models = [alone[name][0] for name in ('saver', '320', '416', 'base')]
+    for i, image in enumerate(cascade.truth.image_ids.tolist()):
+        for results, expected in zip(cascade.options, models):
+            own, theirs = results.image == i, boxes(expected[image])
+            theirs[:, 2:4] -= theirs[:, :2]
+            mine = np.concatenate([results.bboxes[own], results.scores[own, None], results.label[own, None]], 1)
+            assert mine.shape == theirs.shape
+            order = [np.lexsort(np.round(a, 3).T) for a in (mine, theirs)]
+            np.testing.assert_allclose(mine[order[0]], theirs[order[1]], rtol=1e-5, atol=2e-3)
+        np.testing.assert_allclose(boxes(live[image]), boxes(models[live[image]['option']][image]), rtol=1e-5,
+                                   atol=1e-3)
+    policy = SmallestScale(0.3, 32, cascade.sizes)
+    options = policy(policy_rows(cascade.saver, cascade.truth, build_confidence(summary['confidence']), policy))
+    assert [live[i]['option'] for i in cascade.truth.image_ids.tolist()] == options.tolist()
+    assert set(options) == {0, 1, 2, 3} and [o['share'] for o in summary['options']] == [
+        (options == k).mean() for k in (1, 2, 3)]
+    exact = cascade.evaluator.mean_ap(Walk.one(options))[0, 0]
+    assert summary['metrics']['coco/bbox_mAP'] == pytest.approx(exact, abs=5e-4)  # which is rounded

@@ -34,6 +34,8 @@ def share(image, color):
 def test_text_says_stage_confidence_and_cost():
     assert badge(sample('base')) == ('base | confidence 0.250 | 1.43 GFLOPs', COLORS['base'])
     assert badge(sample(None)) is None and badge(None) is None
+    assert badge(sample('base', scale=(416, 320)))[0] == 'base 416x320 | confidence 0.250 | 1.43 GFLOPs'
+    assert badge(sample('saver', scale=(416, 320)))[0] == 'saver | confidence 0.250 | 1.43 GFLOPs'
 
 
 @pytest.mark.parametrize('stage, other', [('saver', 'base'), ('base', 'saver')])

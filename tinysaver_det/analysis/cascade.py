@@ -1,6 +1,6 @@
 """A saver and a base with several options, such as the base at several scales."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Optional
@@ -12,7 +12,7 @@ from ..merging import Replace
 from .evaluator import RoutedEvaluator
 from .features import read_features
 from .matching import match
-from .pair import Pair, check_gflops, split_name
+from .pair import Pair, check_gflops, record_of, split_name
 from .records import Results, read_ground_truth, read_results
 
 
@@ -84,9 +84,12 @@ class Cascade(Pair):
 
     @property
     def sizes(self) -> np.ndarray:
-        """(K,) longer sides of the options' inputs; where they are not all known, square roots of their GFLOPs."""
+        """(K,) longer sides of the options' inputs; square roots of their GFLOPs where they are not all known, or don't
+        grow with the cost, as with several models."""
         known = [*(o.size for o in self.lighter), self.size]
-        return np.sqrt(self.option_gflops.mean(axis=1)) if None in known else np.array(known, np.float64)
+        if None in known or (np.diff(known) < 0).any():
+            return np.sqrt(self.option_gflops.mean(axis=1))
+        return np.array(known, np.float64)
 
     @cached_property
     def evaluator(self) -> RoutedEvaluator:
@@ -100,6 +103,12 @@ class Cascade(Pair):
         return Pair(self.truth, self.saver, results, self.saver_gflops, gflops,
                     dict(saver=self.weights.get('saver'), base=weights))
 
+    def record(self) -> dict:
+        found = super().record()
+        found['base']['size'] = self.size
+        return dict(found, lighter=[dict(record_of(o.results, o.gflops, o.weights), size=o.size)
+                                    for o in self.lighter])
+
     def take(self, images) -> 'Cascade':
         return replace(self, truth=self.truth.take(images), saver=self.saver.take(images), base=self.base.take(images),
                        saver_gflops=self.saver_gflops[images], base_gflops=self.base_gflops[images],
@@ -110,6 +119,19 @@ class Cascade(Pair):
         part = super().only(classes)
         return replace(part, lighter=tuple(replace(o, results=o.results.only(part.truth, self.truth))
                                            for o in self.lighter))
+
+
+def with_lighter(pair: Pair, record: dict, read: Callable) -> Cascade:
+    """A pair with the lighter options of its record.
+
+    Args:
+        pair: Saver and base.
+        record: The content of ``record.json``.
+        read: Gives the :class:`Results` of a model by what the record says of it.
+    """
+    lighter = [Lighter(read(o), np.array(o['gflops'], np.float64), o['weights'], o['size']) for o in record['lighter']]
+    return Cascade(pair.truth, pair.saver, pair.base, pair.saver_gflops, pair.base_gflops, pair.weights,
+                   lighter=tuple(lighter), size=record['base']['size'])
 
 
 def read_cascade(annotations, saver, bases: Sequence[tuple], saver_gflops, classes: Optional[Sequence[str]] = None,

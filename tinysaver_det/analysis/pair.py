@@ -19,6 +19,7 @@ from .merging import answers
 from .records import GroundTruth, Results, positions, read_ground_truth, read_results, some
 
 RECORD = 'record.json'
+SAVER_FEATURES = 'saver.features.npz'
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,24 +131,31 @@ class Pair:
         return notes
 
     def save(self, folder) -> None:
-        """Write ``record.json``: everything but the annotations and results, which it names, and ``*.features.npz``.
+        """Write ``record.json``: everything but the annotations and results, which it names, and the saver's features.
 
         Args:
             folder: Where the results files are.
         """
-        def stage(name):
-            results, more = getattr(self, name), {}
-            if results.features is not None:
-                more = dict(features=f'{name}.features.npz')
-                save_features(os.path.join(folder, more['features']), self.truth.image_ids, results.features)
-            return dict(name=results.name, results=os.path.basename(results.path), weights=self.weights.get(name),
-                        gflops=getattr(self, f'{name}_gflops').tolist(),
-                        dropped=None if results.dropped is None else results.dropped.tolist(), **more)
-
+        if self.saver.features is not None:
+            save_features(os.path.join(folder, SAVER_FEATURES), self.truth.image_ids, self.saver.features)
         with whole_file(os.path.join(folder, RECORD)) as f:
-            json.dump(dict(annotations=os.path.abspath(self.truth.path), checksum=self.truth.checksum,
-                           classes=list(self.truth.classes), image_ids=self.truth.image_ids.tolist(),
-                           saver=stage('saver'), base=stage('base')), f)
+            json.dump(self.record(), f)
+
+    def record(self) -> dict:
+        """What ``record.json`` holds."""
+        found = dict(annotations=os.path.abspath(self.truth.path), checksum=self.truth.checksum,
+                     classes=list(self.truth.classes), image_ids=self.truth.image_ids.tolist())
+        for name in ('saver', 'base'):
+            found[name] = record_of(getattr(self, name), getattr(self, f'{name}_gflops'), self.weights.get(name))
+        if self.saver.features is not None:
+            found['saver']['features'] = SAVER_FEATURES
+        return found
+
+
+def record_of(results: Results, gflops: np.ndarray, weights: Optional[str]) -> dict:
+    """What ``record.json`` holds of one model."""
+    return dict(name=results.name, results=os.path.basename(results.path), weights=weights, gflops=gflops.tolist(),
+                dropped=None if results.dropped is None else results.dropped.tolist())
 
 
 def read_pair(annotations, saver, base, saver_gflops, base_gflops, classes: Optional[Sequence[str]] = None,
@@ -201,6 +209,9 @@ def read_record(folder, classes: Optional[Sequence[str]] = None, annotations=Non
         classes: The target classes; those of the record by default.
         annotations: Annotation file, where it has moved since.
 
+    Returns:
+        Pair: A :class:`~tinysaver_det.analysis.cascade.Cascade` where the base had several options.
+
     Raises:
         DataError: It is not one, or the annotations are others by now.
     """
@@ -214,12 +225,20 @@ def read_record(folder, classes: Optional[Sequence[str]] = None, annotations=Non
             raise DataError(f'annotation file {truth.path} is not the one that {path} was recorded with: record again')
         found, _ = positions(np.array(record['image_ids'], np.int64), truth.image_ids)
         truth = truth.take(found)
-        results = [replace(read_results(os.path.join(folder, r['results']), truth, r['name'], empty=True),
-                           dropped=None if r['dropped'] is None else np.array(r['dropped']),
-                           features=None if r.get('features') is None else
-                           read_features(os.path.join(folder, r['features']), truth)) for r in stages.values()]
+
+        def read(model):
+            return replace(read_results(os.path.join(folder, model['results']), truth, model['name'], empty=True),
+                           dropped=None if model['dropped'] is None else np.array(model['dropped']),
+                           features=None if model.get('features') is None else
+                           read_features(os.path.join(folder, model['features']), truth))
+
+        results = [read(r) for r in stages.values()]
         gflops = [np.array(r['gflops'], np.float64) for r in stages.values()]
         pair = Pair(truth, *results, *gflops, {s: r['weights'] for s, r in stages.items()})
+        if record.get('lighter'):
+            from .cascade import with_lighter  # which is made of this module
+
+            pair = with_lighter(pair, record, read)
     except OSError as e:
         raise DataError(f'{path} cannot be read: {e.strerror}; record with tools/test.py CONFIG --sweep') from e
     except TinySaverError:

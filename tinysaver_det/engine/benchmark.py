@@ -20,7 +20,7 @@ from ..datasets.image_files import image_files
 from ..errors import ConfigError
 from ..files import whole_file
 from ..models.packed import load_detector
-from ..models.tinysaver_detector import STAGES
+from ..routing.price import NEVER
 
 HANDOVERS = (0.0, 0.5, 1.0)
 
@@ -31,15 +31,18 @@ class Speed:
 
     Attributes:
         batch_size: Images per batch.
-        images_per_second: By mode: 'saver', 'base' and the cascade at 'cascade 0%', 'cascade 50%', 'cascade 100%'.
+        images_per_second: By mode: 'saver', 'base' (or, of several options, 'option 1', 'option 2' and so on) and the
+            cascade at 'cascade 0%', 'cascade 50%', 'cascade 100%'.
         handover: Share of images that the cascade really handed over, by its modes.
+        shares: Shares of images that each option of the base answered, by the cascade's modes.
         time_ratio: By the cascade's modes: its time over that of the saver alone plus the handed-over share of the
-            base alone, median over the rounds. 1 = no overhead.
+            base alone (of each option alone), median over the rounds. 1 = no overhead.
     """
 
     batch_size: int
     images_per_second: dict[str, float]
     handover: dict[str, float]
+    shares: dict[str, list]
     time_ratio: dict[str, float]
 
 
@@ -48,7 +51,8 @@ def benchmark(cfg: Config, folder: str, checkpoint: Optional[str] = None, batch_
               quiet: bool = False) -> list:
     """Time reading, preprocessing and detection of the images in a folder, by mode, batch by batch in turn.
 
-    At 50 % handover the threshold is the median of the images' confidences.
+    At 50 % handover the threshold is the median of the images' confidences. A price is the median of those at which
+    the images are first handed over, and at 100 % it is just below the lowest of these, so that each option is used.
 
     Args:
         cfg: Config of a TinySaverDetector.
@@ -76,11 +80,11 @@ def benchmark(cfg: Config, folder: str, checkpoint: Optional[str] = None, batch_
     detector = load_detector(cfg, checkpoint, device)
     device = next(detector.parameters()).device
     console = Console()
-    half = _threshold_for_half(detector, images)
+    settings = _settings(detector, images)
     results = []
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         for batch_size in batch_sizes:
-            results.append(_measure(detector, images, batch_size, rounds, half, device, progress))
+            results.append(_measure(detector, images, batch_size, rounds, settings, device, progress))
     for table in (_speed_table(results, len(images), rounds, device), _size_table(detector, images, device)):
         console.print(table)
     if json_file is not None:
@@ -89,41 +93,56 @@ def benchmark(cfg: Config, folder: str, checkpoint: Optional[str] = None, batch_
     return results
 
 
-@torch.no_grad()
-def _threshold_for_half(detector, images):
-    detector.threshold = 0
-    pipeline = detector.stages['saver'].pipeline
-    confidences = [detector.test_step(pseudo_collate([pipeline.read(i)]))[0].confidence for i in images]
-    return float(np.median(confidences))
+def _alone(detector):
+    """(name, stage, pipeline) of the saver and of the options: what runs alone."""
+    options = detector.options
+    names = ['base'] if len(options) == 1 else [f'option {k}' for k in range(1, len(options) + 1)]
+    return [('saver', 'saver', detector.stages['saver'].pipeline),
+            *((name, o.stage, o.pipeline) for name, o in zip(names, options))]
 
 
 @torch.no_grad()
-def _measure(detector, images, batch_size, rounds, half, device, progress):
-    def alone(name):
-        pipeline, model = detector.stages[name].pipeline, getattr(detector, name)
+def _settings(detector, images):
+    """The values of the policy's knob at which none, half and all of the images are handed over."""
+    pipeline, policy = detector.stages['saver'].pipeline, detector.routing
+    rows = []
+    for image in images:
+        data = detector.data_preprocessor(pseudo_collate([pipeline.read(image)]), False)
+        rows.append(detector.measure(data['inputs'], data['data_samples'])[0])
+    at, changing, _ = policy.changes(np.stack(rows))
+    first = at[np.unique(changing, return_index=True)[1]]  # where each image is first handed over
+    ends = (NEVER, np.nextafter(first.min(), -np.inf)) if policy.knob == 'price' else (0.0, 2.0)
+    return ends[0], float(np.median(first)), float(ends[1])
+
+
+@torch.no_grad()
+def _measure(detector, images, batch_size, rounds, settings, device, progress):
+    def alone(stage, pipeline):
+        model = detector.get_submodule(stage)
 
         def run(batch):
             model.test_step(pseudo_collate([pipeline.read(i) for i in batch]))
         return run
 
-    def cascade(threshold):
+    def cascade(value):
         pipeline = detector.stages['saver'].pipeline
 
         def run(batch):
-            detector.threshold = threshold
+            detector.routing.value = value
             samples = detector.test_step(pseudo_collate([pipeline.read(i) for i in batch]))
-            return sum(s.stage == 'base' for s in samples)
+            return np.bincount([s.option for s in samples], minlength=len(detector.options) + 1)
         return run
 
-    modes = dict(saver=alone('saver'), base=alone('base'))
-    modes.update({f'cascade {h:.0%}': cascade(t) for h, t in zip(HANDOVERS, (0.0, half, 2.0))})
+    stages = {name: alone(stage, pipeline) for name, stage, pipeline in _alone(detector)}
+    modes = dict(stages)
+    modes.update({f'cascade {h:.0%}': cascade(v) for h, v in zip(HANDOVERS, settings)})
     batches = [images[i:i + batch_size] for i in range(0, len(images), batch_size)]
     for name, run in modes.items():  # warm up, and let every shape's cost be counted before the clock runs
-        for batch in batches[:4] if name in STAGES else batches:
+        for batch in batches[:4] if name in stages else batches:
             run(batch)
     names = list(modes)
     times = {name: [0.0] * rounds for name in names}
-    handed = dict.fromkeys(names, 0)
+    handed = {name: np.zeros(len(stages), np.int64) for name in names if name not in stages}
     task = progress.add_task(f'batch size {batch_size}', total=rounds * len(batches))
     for r in range(rounds):
         for b, batch in enumerate(batches):
@@ -131,15 +150,19 @@ def _measure(detector, images, batch_size, rounds, half, device, progress):
                 name = names[(k + b + r) % len(names)]
                 _wait(device)
                 start = time.perf_counter()
-                handed[name] += modes[name](batch) or 0
+                answered = modes[name](batch)
                 _wait(device)
                 times[name][r] += time.perf_counter() - start
+                if name in handed:
+                    handed[name] += answered
             progress.advance(task)
-    cascades = [n for n in names if n not in STAGES]
-    handover = {n: handed[n] / (rounds * len(images)) for n in cascades}
-    ratio = {n: statistics.median(t / (s + handover[n] * b) for t, s, b in
-                                  zip(times[n], times['saver'], times['base'])) for n in cascades}
-    return Speed(batch_size, {n: len(images) / statistics.median(times[n]) for n in names}, handover, ratio)
+    shares = {n: (count[1:] / (rounds * len(images))).tolist() for n, count in handed.items()}
+    _, *options = stages
+    ratio = {n: statistics.median(
+        times[n][r] / (times['saver'][r] + sum(s * times[o][r] for s, o in zip(shares[n], options)))
+        for r in range(rounds)) for n in handed}
+    return Speed(batch_size, {n: len(images) / statistics.median(times[n]) for n in names},
+                 {n: sum(s) for n, s in shares.items()}, shares, ratio)
 
 
 def _wait(device):
@@ -150,12 +173,13 @@ def _wait(device):
 def _speed_table(results, images, rounds, device):
     threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
     table = Table(title=f'{images} images, median of {rounds} interleaved rounds, {device.type}{threads}',
-                  caption='time: over saver alone + handed-over share x base alone', caption_justify='left')
+                  caption='time: over saver alone + handed-over share x base alone (each option)',
+                  caption_justify='left')
     for head in ('batch', 'mode', 'handed over', 'images/s', 'time'):
         table.add_column(head, justify='left' if head == 'mode' else 'right', no_wrap=True)
     for r in results:
         for i, (name, speed) in enumerate(r.images_per_second.items()):
-            alone = name in STAGES
+            alone = name not in r.handover
             table.add_row(str(r.batch_size) if i == 0 else '', f'{name} alone' if alone else 'cascade',
                           '' if alone else f'{r.handover[name]:.1%}', f'{speed:.2f}',
                           '' if alone else f'{r.time_ratio[name]:.3f}')
@@ -168,10 +192,10 @@ def _size_table(detector, images, device):
     table = Table(title='size, one image', caption='peak memory: tensors beyond the weights', caption_justify='left')
     for head in ('stage', 'GFLOPs', 'parameters', 'peak memory'):
         table.add_column(head, justify='left' if head == 'stage' else 'right', no_wrap=True)
-    for name in STAGES:
-        model = getattr(detector, name)
-        data = pseudo_collate([detector.stages[name].pipeline.read(images[0])])
-        gflops = detector.costs[name].gflops(tuple(model.data_preprocessor(data, False)['inputs'].shape[-2:]))
+    for name, stage, pipeline in _alone(detector):
+        model = detector.get_submodule(stage)
+        data = pseudo_collate([pipeline.read(images[0])])
+        gflops = detector.costs[stage].gflops(tuple(model.data_preprocessor(data, False)['inputs'].shape[-2:]))
         peak = peak_memory(lambda m=model, d=data: m.test_step(d), device)
         table.add_row(name, f'{gflops:.3f}', f'{parameters(model) / 1e6:.2f} M', f'{peak / 2**20:.1f} MiB')
     return table

@@ -19,7 +19,7 @@ from ..errors import ConfigError, DataError
 from ..models.packed import require_cascade, use_packed
 from ..names import type_name
 from ..report import SaverSummary
-from ..routing import OperatingPoint
+from ..routing import OperatingPoint, SmallestScale
 from ..stage_config import dataset_type
 from ..visualization.route_local_visualizer import route_config
 from .hooks.saver_summary_hook import summarise
@@ -48,7 +48,7 @@ def evaluate(cfg: Config,
         json_file: A file for the summary, beside ``saver_summary.json`` in the work dir.
         quiet: No progress and no log lines; the table remains.
         sweep_folder: Record both stages on every image, and write there what a sweep over all thresholds finds.
-        operating_point: ``operating_point.json``, in place of the config's threshold.
+        operating_point: ``operating_point.json``, in place of the config's threshold or routing.
         features: Let the detector record the pooled features of the saver's neck; a sweep writes them down.
 
     Returns:
@@ -111,8 +111,9 @@ def evaluate(cfg: Config,
         detector = unwrap(runner.model)
         name = type(detector.confidence).__name__
         pair = read_record(sweep_folder).answering(detector.alignment, detector.merge)
+        pixels = detector.routing.pixels if isinstance(detector.routing, SmallestScale) else None
         found = sweep(pair, {name: detector.confidence}, point=detector.operating_point,
-                      trusted=detector.confidence)
+                      trusted=detector.confidence, pixels=pixels)
         found.print()
         for path in found.save(sweep_folder):
             print(f'written to {path}')
@@ -219,12 +220,7 @@ def _record_config(cfg, folder):
     if path is None or not any(type_name(m) == 'CocoMetric' for m in cfg.test_evaluator.metrics):
         raise ConfigError('a sweep needs COCO annotations of the images: name them with --cfg-options '
                           'test_dataloader.dataset.ann_file=FILE test_evaluator.0.ann_file=FILE')
-    names = []
-    for stage in ('saver', 'base'):
-        config = cfg.model[stage].get('config')
-        names.append(osp.splitext(osp.basename(config))[0] if isinstance(config, str) else stage)
-    return dict(type='StageRecordMetric', ann_file=path, folder=folder,
-                names=names if names[0] != names[1] else ['saver', 'base'])
+    return dict(type='StageRecordMetric', ann_file=path, folder=folder)
 
 
 def _distribute_on_cpu(cfg):

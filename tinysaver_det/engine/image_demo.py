@@ -54,9 +54,10 @@ def image_demo(cfg: Config, source: str, checkpoint: Optional[str] = None, out_d
     """Detect in an image, a folder of images or a video, and draw what was found.
 
     Writes, under ``out_dir``, the pictures or the video into ``vis/``, with a badge that says which stage answered;
-    and ``results.json`` with ``images`` (in order; each with ``file`` or ``frame``, ``stage``, ``confidence``,
-    ``gflops``, and ``labels``, ``scores``, ``bboxes`` as mmdet's DetInferencer gives them), ``skipped`` (``file`` or
-    ``frame`` and ``reason``), ``classes`` and ``totals`` (a :class:`~tinysaver_det.report.SaverSummary`).
+    and ``results.json`` with ``images`` (in order; each with ``file`` or ``frame``, with ``stage``, ``option``,
+    ``scale``, ``confidence`` and ``gflops`` as in the data sample, and ``labels``, ``scores``, ``bboxes`` as mmdet's
+    DetInferencer gives them), ``skipped`` (``file`` or ``frame`` and ``reason``), ``classes`` and ``totals`` (a
+    :class:`~tinysaver_det.report.SaverSummary`).
 
     Args:
         cfg: Config of a TinySaverDetector; it stays as it is.
@@ -212,8 +213,9 @@ def _name_skipped(skipped, total, shown):
 
 def _as_dict(sample):
     found = sample.pred_instances
-    return dict(stage=sample.stage, confidence=sample.confidence, gflops=sample.gflops, labels=found.labels.tolist(),
-                scores=found.scores.tolist(), bboxes=found.bboxes.tolist())
+    return dict(stage=sample.stage, option=sample.option, scale=sample.get('scale'), confidence=sample.confidence,
+                gflops=sample.gflops, labels=found.labels.tolist(), scores=found.scores.tolist(),
+                bboxes=found.bboxes.tolist())
 
 
 class _Totals:
@@ -226,10 +228,10 @@ class _Totals:
         self._sizes = set()
 
     def add(self, sample, picture):
-        values = {k: sample.get(k) for k in ('stage', 'confidence', 'gflops', 'saver_gflops', 'dropped_boxes',
+        values = {k: sample.get(k) for k in ('option', 'confidence', 'gflops', 'saver_gflops', 'dropped_boxes',
                                              'ori_shape')}
-        # What the base alone would cost is counted on one kept image of each size.
-        first = sample.stage == 'saver' and sample.ori_shape not in self._sizes
+        # What the base alone would cost is counted on one image of each size that it didn't answer.
+        first = sample.option != len(self._detector.options) and sample.ori_shape not in self._sizes
         if first:
             self._sizes.add(sample.ori_shape)
         self._metric.process(None, [dict(values, img_path=picture.image if first else None)])

@@ -20,9 +20,14 @@ class SaverMetric(BaseMetric):
     (1 - gflops_per_image / base_gflops), ``mean_confidence`` and ``dropped_boxes``. Works distributed: the
     images' records are collected over ranks and a sampler's padding is dropped.
 
-    What the base alone would cost on an image that was kept is counted at that image's tensor shape once the
+    Of a base with K options, K above 1, the last is the base alone, and there are also ``share_0`` to ``share_K``, the
+    shares of the images that each option answered (0 is the saver), and ``gflops_1`` to ``gflops_K``, what each cost
+    beside the saver, mean over its images.
+
+    What the base alone would cost on an image that it didn't answer is counted at that image's tensor shape once the
     test is over. That needs the detector, which :class:`~tinysaver_det.engine.SaverSummaryHook` gives; without
-    it, or for a base that is itself a cascade, the images that were handed over stand for all.
+    it, or for a base that is itself a cascade, the images that were handed over to it stand for all. (Without it the
+    highest option that answered an image is taken for the last.)
 
     Args:
         collect_device, prefix, collect_dir: See :class:`mmengine.evaluator.BaseMetric`.
@@ -37,11 +42,11 @@ class SaverMetric(BaseMetric):
 
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
         for s in data_samples:
-            if 'confidence' not in s or 'stage' not in s:
+            if 'confidence' not in s or 'option' not in s:
                 raise ConfigError('SaverMetric needs the results of a TinySaverDetector, but a data sample has no '
-                                  "'stage' and 'confidence': remove the metric from the evaluator of this model")
+                                  "'option' and 'confidence': remove the metric from the evaluator of this model")
             self.results.append(dict(
-                handed=s['stage'] == 'base', confidence=s['confidence'], gflops=s['gflops'],
+                option=s['option'], confidence=s['confidence'], gflops=s['gflops'],
                 saver_gflops=s['saver_gflops'], dropped=s['dropped_boxes'], size=tuple(s['ori_shape'][:2]),
                 path=s.get('img_path')))
 
@@ -53,33 +58,39 @@ class SaverMetric(BaseMetric):
             return np.array([r[name] for r in results], dtype=np.float64)
 
         saver, total = column('saver_gflops'), column('gflops')
-        base_gflops = self._base_gflops(results, total - saver)
+        option = np.array([r['option'] for r in results])
+        last = max(1, option.max()) if self.detector is None else len(self.detector.options)
+        base_gflops = self._base_gflops(results, option == last, total - saver)
         per_image = float(total.mean())
-        return dict(
+        found = dict(
             images=len(results),
-            handover=float(column('handed').mean()),
+            handover=float((option > 0).mean()),
             gflops_per_image=per_image,
             saver_gflops=float(saver.mean()),
             base_gflops=base_gflops,
             saved=1 - per_image / base_gflops if base_gflops > 0 else math.nan,
             mean_confidence=float(column('confidence').mean()),
             dropped_boxes=int(column('dropped').sum()))
+        if last > 1:
+            found.update({f'share_{k}': float((option == k).mean()) for k in range(last + 1)})
+            found.update({f'gflops_{k}': _mean((total - saver)[option == k]) for k in range(1, last + 1)})
+        return found
 
-    def _base_gflops(self, results, extra) -> float:
-        handed = np.array([r['handed'] for r in results])
-        known = extra[handed]
-        if handed.all() or not self._can_measure():
-            return float(known.mean()) if len(known) else math.nan
+    def _base_gflops(self, results, by_base, extra) -> float:
+        known = extra[by_base]
+        if by_base.all() or self.detector is None or self.detector.base_is_cascade:
+            return _mean(known)
         by_size = {}
-        kept = []
-        for r in results:
-            if r['handed']:
+        others = []
+        for r, answered in zip(results, by_base):
+            if answered:
                 continue
             if r['size'] not in by_size:
                 by_size[r['size']] = (math.nan if r['path'] is None else
                                       self.detector.base_gflops_alone(r['path']))
-            kept.append(by_size[r['size']])
-        return float(np.concatenate([known, kept]).mean())
+            others.append(by_size[r['size']])
+        return float(np.concatenate([known, others]).mean())
 
-    def _can_measure(self):
-        return self.detector is not None and not hasattr(self.detector.base, 'base_gflops_alone')
+
+def _mean(values):
+    return float(values.mean()) if len(values) else math.nan

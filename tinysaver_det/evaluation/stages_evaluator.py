@@ -17,11 +17,11 @@ class StagesEvaluator(Evaluator):
 
     Needs a detector that keeps both stages' boxes (``keep_stages``), as
     :class:`~tinysaver_det.engine.SaverSummaryHook` lets it do. The metrics of the stages alone are named
-    ``baselines/saver/...`` and ``baselines/base/...``.
+    ``baselines/saver/...`` and ``baselines/base/...``; of a base with several options that is the last.
 
     Args:
         metrics: As for mmengine's Evaluator; :class:`SaverMetric` is evaluated on the cascade only.
-        record: Config of a :class:`StageRecordMetric`, which writes both stages' boxes down.
+        record: Config of a :class:`StageRecordMetric`, which writes down what the stages found.
     """
 
     def __init__(self, metrics, record: Optional[dict] = None):
@@ -62,6 +62,7 @@ class StagesEvaluator(Evaluator):
             self.record.process(data_batch, [sample.to_dict() for sample in data_samples])
         for sample in data_samples:
             del sample.saver_instances, sample.base_instances
+            sample.pop('option_instances', None)
         super().process(data_samples, data_batch)
 
     def evaluate(self, size: int) -> dict:

@@ -1,4 +1,4 @@
-"""One checkpoint file for both stages."""
+"""One checkpoint file for all stages."""
 
 import copy
 import inspect
@@ -12,19 +12,19 @@ from .. import __version__
 from ..errors import ConfigError
 from ..files import whole_file
 from ..names import refuse_unknown, type_name
-from ..stage_config import read_stage_config, scope_of
+from ..stage_config import read_stage_config, scope_of, stage_configs
 from .checkpoint import checkpoint_classes, read_checkpoint
-from .tinysaver_detector import PACKED_META, STAGES, TinySaverDetector
+from .tinysaver_detector import PACKED_META, TinySaverDetector
 
 
 def pack_checkpoint(cfg: Config, path) -> None:
-    """Write the weights of both stages of a cascade as one checkpoint.
+    """Write the weights of all stages of a cascade as one checkpoint.
 
-    Its keys are the stages' own behind ``saver.`` and ``base.``; its meta holds the target classes, as mmdet's
-    tools expect them, and each stage's classes.
+    Its keys are the stages' own behind ``saver.`` and ``base.`` (``base.0.``, ``base.1.`` and so on for several
+    models); its meta holds the target classes, as mmdet's tools expect them, and each stage's classes.
 
     Args:
-        cfg: Config of a :class:`~tinysaver_det.models.TinySaverDetector` with both checkpoints.
+        cfg: Config of a :class:`~tinysaver_det.models.TinySaverDetector` with all checkpoints.
         path: The file to write; it is whole or absent.
 
     Raises:
@@ -32,11 +32,11 @@ def pack_checkpoint(cfg: Config, path) -> None:
         CheckpointError: Weights that don't fit.
     """
     detector = build_detector(cfg)
-    for name in STAGES:
-        if not detector.stages[name].loaded:
+    for name, stage in detector.stages.items():
+        if not stage.loaded:
             raise ConfigError(f'{name} has no checkpoint to pack: name it with --cfg-options '
                               f'model.{name}.checkpoint=FILE')
-    meta = {name: dict(classes=detector.stages[name].classes) for name in STAGES}
+    meta = {name: dict(classes=stage.classes) for name, stage in detector.stages.items()}
     meta['fixed_target_classes'] = detector.fixed_target_classes
     checkpoint = dict(
         meta=dict(dataset_meta=dict(classes=detector.target_classes), tinysaver_det_version=__version__,
@@ -81,8 +81,7 @@ def use_packed(cfg: Config, checkpoint) -> dict:
     """
     packed = read_checkpoint(checkpoint)
     meta = packed['meta']
-    for name in STAGES:
-        stage = cfg.model[name]
+    for name, stage in stage_configs(cfg.model).items():
         stage.checkpoint = None
         if read_stage_config(stage, name).model.get('weights'):  # torchvision's, which would be fetched
             stage.cfg_options = {**(stage.get('cfg_options') or {}), 'model.weights': None}

@@ -9,6 +9,7 @@ from mmdet.registry import MODELS
 from mmengine.utils import import_modules_from_strings
 
 from ..datasets.transforms import StagePipeline
+from ..datasets.transforms.scales import check_scales, longer_side, scaled_pipelines
 from ..detections import Detections
 from ..errors import ClassesError
 from ..names import close_to
@@ -18,20 +19,24 @@ from .nan_watch import heads_of
 
 
 class Stage:
-    """The saver or the base: how its input is made, and what its labels mean.
+    """The saver or a model of the base: how its input is made, and what its labels mean.
 
     The detector itself is a submodule of the cascade, under the stage's name.
 
     Args:
-        name: 'saver' or 'base'.
+        name: 'saver', 'base', or 'base.NUMBER' where the base has several models.
         config: What the user wrote for it (see :func:`~tinysaver_det.stage_config.read_stage_config`), with
             optional ``checkpoint`` (path, URL or None), ``strict`` (whether a key that doesn't fit is an error;
-            True) and ``classes`` (names of its labels, where neither checkpoint nor config tell or to rename).
+            True), ``classes`` (names of its labels, where neither checkpoint nor config tell or to rename) and
+            ``scales`` (sizes of its input, see :mod:`~tinysaver_det.datasets.transforms.scales`).
 
     Attributes:
         model (nn.Module): The built detector with its weights, until :meth:`detach_model`.
         classes (tuple[str]): Names of its labels, in order.
-        pipeline (StagePipeline): Makes its input.
+        pipelines (list[tuple]): Its scale (width, height) and the :class:`StagePipeline` that makes its input, for each
+            scale; a single one with None in place of the scale where no scales are given.
+        pipeline (StagePipeline): The last of them.
+        size (int | None): The longer side of its input in pixels where no scales are given, if its pipeline says it.
         heads (list[nn.Module]): The detector's heads.
     """
 
@@ -42,9 +47,16 @@ class Stage:
             import_modules_from_strings(**cfg.custom_imports)
         self.strict = bool(config.get('strict', True))
         self.checkpoint = config.get('checkpoint')
-        self.pipeline = StagePipeline(name, **{k: config[k] for k in config if k in _PIPELINE_KEYS})
+        own = {k: config[k] for k in config if k in _PIPELINE_KEYS}
+        self.pipelines = [(None, StagePipeline(name, **own))]
+        scales = None if config.get('scales') is None else check_scales(config['scales'], name)
         with scope_of(cfg):
             self.model = MODELS.build(cfg.model)
+        if scales is not None:
+            self.pipelines = [(scale, StagePipeline(name, **dict(own, test_pipeline=transforms)))
+                              for scale, transforms in scaled_pipelines(cfg.test_pipeline, scales, self.model, name)]
+        self.pipeline = self.pipelines[-1][1]
+        self.size = longer_side(cfg.test_pipeline)
         self.loaded = self.checkpoint is not None or getattr(self.model, 'has_weights', False)
         meta = {}
         if self.checkpoint is not None:

@@ -17,14 +17,16 @@ from mmengine.logging import print_log
 from ..confidence import build_confidence
 from ..cost import StageCost
 from ..errors import CheckpointError, ConfigError
-from ..merging import build_merge, check_together, read_alignment
+from ..merging import Replace, build_merge, check_together, read_alignment
 from ..names import STAGES
 from ..registry import TASK_UTILS
-from ..routing import OperatingPoint, Threshold, answers_of
+from ..routing import OperatingPoint, answers_of
+from ..stage_config import stage_configs
 from .answers import aligned_instances, answer_of_both
 from .checkpoint import weights_checksum
 from .nan_watch import NanWatch
 from .neck_features import NeckFeatures, neck_of
+from .options import knob_of, live_policy, option_names, options_of, set_knob
 from .stage import Stage, common_classes, to_detections
 
 PACKED_META = 'tinysaver_det'
@@ -36,40 +38,66 @@ class TinySaverDetector(BaseDetector):
 
     Both are ordinary mmdet detectors, each with its own config, weights, input pipeline and preprocessing. The
     base's answer replaces the saver's on an image that is handed over. Every data sample gets ``stage``
-    ('saver' or 'base'), ``confidence`` (float in [0, 1]), ``gflops`` (what the image cost, 1 multiply-add = 1,
-    in 1e9), ``saver_gflops`` (the saver's share of it) and ``dropped_boxes`` (boxes that were not finite; a NaN that
-    a head gave before its boxes were chosen counts as one).
+    ('saver' or 'base'), ``option`` (0 where the saver answered, else the base's, from 1), ``confidence`` (float in
+    [0, 1]), ``gflops`` (what the image cost, 1 multiply-add = 1, in 1e9), ``saver_gflops`` (the saver's share of it)
+    and ``dropped_boxes`` (boxes that were not finite; a NaN that a head gave before its boxes were chosen counts as
+    one).
+
+    The base may have several *options*, numbered from 1 and given from the cheapest to the most costly: one set of
+    weights at several scales, several models, or both. A policy then chooses one for each image that is handed over,
+    and its data sample has ``scale``, the (width, height) of an option with scales. The last option is what a cascade
+    is compared with, "the base alone".
 
     Args:
         saver: The light detector: ``dict(config=..., checkpoint=...)``. ``config`` is a path, an ``mmdet::``
             name or a whole inline config; or give ``model`` and ``test_pipeline``. Optional: ``cfg_options``
             (overrides of its config), ``strict`` (False loads what fits of the checkpoint), ``classes`` (the
             names of its labels).
-        base: The heavy detector, likewise. Its config may be one of another :class:`TinySaverDetector`.
+        base: The heavy detector, likewise. Its config may be one of another :class:`TinySaverDetector`. Optional:
+            ``scales``, a list of (width, height) or of sides of squares in pixels, ascending in area: the base's test
+            pipeline is told each of these sizes in place of its own (see
+            :mod:`~tinysaver_det.datasets.transforms.scales`). A list of such dicts for several models.
         confidence: How sure the saver is, such as ``dict(type='BoxEntropy')``; see
             :mod:`tinysaver_det.confidence`.
         threshold: Hand over below it: 0 never, above 1 always. Can be changed on the live object.
-        operating_point: ``operating_point.json`` of ``tools/calibrate.py``: its threshold takes the place of
-            ``threshold``, and its confidence, merge and alignment that of missing ones. It is refused for other
-            weights, target classes, or another confidence, merge or alignment than it was made with.
+        price: In place of a threshold, for a confidence that tells what each option gains: points of the metric that
+            one GFLOP more per image must gain, see :class:`~tinysaver_det.routing.Price`. Can be changed on the live
+            object.
+        routing: A policy of :mod:`tinysaver_det.routing` or its configuration, which a base of several options needs
+            unless there is a price; ``threshold`` or ``price`` then set its knob. A ``Price`` takes its GFLOPs from the
+            confidence and a ``SmallestScale`` its sizes from the options where they are not given.
+        operating_point: ``operating_point.json`` of ``tools/calibrate.py``: its policy takes the place of
+            ``threshold``, ``price`` and ``routing``, and its confidence, merge and alignment that of missing ones. It
+            is refused for other weights, scales, target classes, or another confidence, merge or alignment than it was
+            made with.
         target_classes: The classes to detect; boxes of others are dropped in both stages before the confidence
             sees them. By default the data set's own classes when run by a test loop, else those that both
             stages know.
-        base_batch_size: At most so many images per run of the base; by default all that a batch hands over.
+        base_batch_size: At most so many images per run of the base; by default all that a batch hands over to an
+            option.
         keep_stages: Also run the base on every kept image and store both stages' boxes as ``saver_instances``
-            and ``base_instances``, with ``base_gflops``; routing, ``pred_instances`` and ``gflops`` don't change. For
-            comparisons.
+            and ``base_instances``, with ``base_gflops``; routing, ``pred_instances`` and ``gflops`` don't change. Where
+            there are several options all run, ``option_instances`` and ``option_gflops`` are lists of theirs, and the
+            base's are the last one's. For comparisons.
         record_features: Also store the pooled features of the saver's neck as ``saver_features``, (F,) float32 (see
             :class:`~tinysaver_det.models.neck_features.NeckFeatures`). A confidence that needs them gets them anyway.
         merge: What becomes of an image that is handed over: 'replace' (the base's answer, the default), 'fuse' or a
             dict, or a file of ``tools/align_scores.py --fuse``; see :mod:`tinysaver_det.merging`. Fused instances have
             boxes, scores and labels alone. (In a loaded config it is ``cfg.model['merge']``: mmengine's ConfigDict has
-            a method of that name.)
+            a method of that name.) For a base of one option, as is an alignment.
         alignment: A file of ``tools/align_scores.py`` or its content, by which the scores of both models' answers are
             aligned; the confidence sees raw ones.
         data_preprocessor: Must be None: each stage brings its own.
         backbone: Must be empty; ``mmdet.apis.init_detector`` looks for ``model.backbone`` in a config, so the
             configs have an empty one.
+
+    Attributes:
+        stages (dict[str, Stage]): By the name of their submodule: 'saver' and 'base', or 'saver', 'base.0', 'base.1'
+            and so on where the base has several models.
+        options (tuple[Option, ...]): Options 1 to K.
+        names (tuple[str, ...]): What tables call the saver and the options.
+        routing: The policy.
+        costs (dict[str, StageCost]): By stage.
 
     Raises:
         ConfigError, CheckpointError, ClassesError: Whatever of this does not fit, in one sentence.
@@ -80,7 +108,7 @@ class TinySaverDetector(BaseDetector):
 
     def __init__(self,
                  saver: dict,
-                 base: dict,
+                 base,
                  confidence: Optional[dict] = None,
                  threshold: Optional[float] = None,
                  operating_point: Optional[str] = None,
@@ -90,6 +118,8 @@ class TinySaverDetector(BaseDetector):
                  record_features: bool = False,
                  merge=None,
                  alignment=None,
+                 routing=None,
+                 price: Optional[float] = None,
                  data_preprocessor=None,
                  backbone=None,
                  init_cfg=None):
@@ -105,19 +135,29 @@ class TinySaverDetector(BaseDetector):
         if point is not None:
             if confidence is not None:
                 point.check(confidence=_confidence(confidence).to_dict())
-            confidence, threshold = point.confidence, point.threshold
+            confidence, threshold, price, routing = point.confidence, None, None, point.policy
             merge, alignment = answers_of(point, merge, alignment)
-        elif confidence is None or threshold is None:
+        elif confidence is None:
             raise ConfigError('TinySaverDetector needs a confidence and a threshold, or an operating_point that has '
                               'both')
-        routing, confidence = Threshold(threshold), _confidence(confidence)
+        confidence = _confidence(confidence)
         merge, alignment = build_merge(merge), read_alignment(alignment)
         check_together(alignment, merge)
-        stages = {'saver': Stage('saver', saver), 'base': Stage('base', base)}
+        configs = stage_configs(dict(saver=saver, base=base))
+        stages = {name: Stage(name, config) for name, config in configs.items()}
+        options = options_of(stages)
+        if len(options) > 1 and not (isinstance(merge, Replace) and alignment is None):
+            raise ConfigError(f'merge {merge.to_dict()["type"]} and score alignment go with a base of one option, but '
+                              f"there are {len(options)}: use merge='replace' and no alignment, or one option")
+        if point is not None:
+            point.check(options=[dict(size=o.size) for o in options])
+        routing = live_policy(routing, price, threshold, confidence, options)
         super().__init__(data_preprocessor=stages['saver'].model.data_preprocessor, init_cfg=init_cfg)
-        self.stages = stages
-        for name in STAGES:
-            setattr(self, name, stages[name].detach_model())
+        self.stages, self.options = stages, options
+        models = [stage.detach_model() for stage in stages.values()]
+        self.saver = models[0]
+        self.base = models[1] if len(models) == 2 else torch.nn.ModuleList(models[1:])
+        self.names = option_names(configs, options)
         self.operating_point = point
         self.confidence = confidence
         self.routing = routing
@@ -127,7 +167,7 @@ class TinySaverDetector(BaseDetector):
         if self._features_wanted:
             neck_of(self.saver)  # refuse now what has none
         self.merge, self.alignment = merge, alignment
-        self.costs = {name: StageCost() for name in STAGES}
+        self.costs = {name: StageCost() for name in stages}
         self.fixed_target_classes = target_classes is not None
         self._warned = self._bound = self._compared = False
         if self.fixed_target_classes:
@@ -139,12 +179,29 @@ class TinySaverDetector(BaseDetector):
 
     @property
     def threshold(self) -> float:
-        """Confidence below which an image is handed over."""
-        return self.routing.threshold
+        """Confidence below which an image is handed over.
+
+        Raises:
+            ConfigError: A price decides.
+        """
+        return knob_of(self.routing, 'threshold')
 
     @threshold.setter
     def threshold(self, value):
-        self.routing.threshold = value
+        set_knob(self.routing, 'threshold', value)
+
+    @property
+    def price(self) -> float:
+        """Points of the metric that one GFLOP more per image must gain.
+
+        Raises:
+            ConfigError: A threshold decides.
+        """
+        return knob_of(self.routing, 'price')
+
+    @price.setter
+    def price(self, value):
+        set_knob(self.routing, 'price', value)
 
     @property
     def target_classes(self) -> tuple:
@@ -167,8 +224,8 @@ class TinySaverDetector(BaseDetector):
         return self.record_features or self.confidence.needs_features
 
     def _set_target_classes(self, classes):
-        for name in STAGES:
-            self.stages[name].set_target(classes)
+        for stage in self.stages.values():
+            stage.set_target(classes)
         self._target_classes, self._compared = classes, False
         self.dataset_meta = dict(getattr(self, '_dataset_meta', {}))
 
@@ -202,28 +259,17 @@ class TinySaverDetector(BaseDetector):
         samples = batch_data_samples
         if not len(samples):
             return samples
-        self._check(samples)
         images = [self._image_of(s) for s in samples]  # a stage may use its data sample up
-        with NeckFeatures(self.saver if self._features_wanted else None, samples, batch_inputs.shape) as neck:
-            self._run_stage('saver', lambda m: m(batch_inputs, samples, mode='predict'), batch_inputs)
-        features = neck.images()
-        confidences = np.zeros(len(samples))
-        for i, sample in enumerate(samples):
-            instances, dropped = self.stages['saver'].to_target(sample.pred_instances)
-            dropped += sample.pop('nan_output')
-            sample.pred_instances = instances
-            sample.dropped_boxes = dropped
-            confidences[i] = self.confidence(to_detections(instances, sample.ori_shape, dropped, features[i]))
-            sample.stage, sample.confidence = 'saver', float(confidences[i])
-            if features[i] is not None and (self.record_features or self.keep_stages):
-                sample.saver_features = features[i]
-        options = self.routing(confidences)
-        handed = np.flatnonzero(options)
+        options = self.routing(self.measure(batch_inputs, samples))
         if self.keep_stages:
             for sample in samples:
                 sample.saver_instances, sample.saver_dropped = sample.pred_instances, sample.dropped_boxes
-            self._answer_with_base(samples, images, np.flatnonzero(options == 0), replace=False)
-        self._answer_with_base(samples, images, handed, replace=True)
+                if len(self.options) > 1:
+                    sample.option_instances, sample.option_gflops = [], []
+        for number, option in enumerate(self.options, 1):
+            if self.keep_stages:
+                self._answer_with(option, samples, images, np.flatnonzero(options != number), None)
+            self._answer_with(option, samples, images, np.flatnonzero(options == number), number)
         for i in np.flatnonzero(options == 0):
             samples[i].pred_instances = aligned_instances('saver', samples[i].pred_instances, self)
         for sample in samples:
@@ -231,27 +277,64 @@ class TinySaverDetector(BaseDetector):
                 del sample.ori_img
         return samples
 
-    def _answer_with_base(self, samples, images, indices, replace):
+    def measure(self, batch_inputs: torch.Tensor, batch_data_samples: list[DetDataSample]) -> np.ndarray:
+        """Let the saver answer all images, and say what decides about each.
+
+        Args:
+            batch_inputs, batch_data_samples: As for :meth:`predict`; the data samples get the saver's answer.
+
+        Returns:
+            numpy.ndarray: (N, M) float64, the rows that the policy takes; the confidence comes first.
+        """
+        samples = batch_data_samples
+        self._check(samples)
+        with NeckFeatures(self.saver if self._features_wanted else None, samples, batch_inputs.shape) as neck:
+            self._run_stage('saver', lambda m: m(batch_inputs, samples, mode='predict'), batch_inputs)
+        rows = []
+        for sample, features in zip(samples, neck.images()):
+            instances, dropped = self.stages['saver'].to_target(sample.pred_instances)
+            dropped += sample.pop('nan_output')
+            sample.pred_instances = instances
+            sample.dropped_boxes = dropped
+            rows.append(self.routing.measure(self.confidence, to_detections(instances, sample.ori_shape, dropped,
+                                                                            features)))
+            sample.stage, sample.option, sample.confidence = 'saver', 0, float(rows[-1][0])
+            if 'scale' in sample.all_keys() and 'scale' not in sample.metainfo_keys():  # of a cascade as the saver
+                del sample.scale
+            if features is not None and (self.record_features or self.keep_stages):
+                sample.saver_features = features
+        return np.stack(rows)
+
+    def _answer_with(self, option, samples, images, indices, number):
+        """Run an option of the base on some images; it answers them if it has a number."""
         size = self.base_batch_size or max(1, len(indices))
+        model = self.get_submodule(option.stage)
         for start in range(0, len(indices), size):
             chunk = indices[start:start + size]
-            inputs = self._base_inputs([images[i] for i in chunk], [samples[i].get('img_id', 0) for i in chunk])
-            data = self.base.data_preprocessor(inputs, False)
-            answers = self._run_stage(
-                'base', lambda m, data=data: m(data['inputs'], data['data_samples'], mode='predict'), data['inputs'])
+            inputs = self._inputs_of(option, [images[i] for i in chunk], [samples[i].get('img_id', 0) for i in chunk])
+            data = model.data_preprocessor(inputs, False)
+            answers = self._run_stage(option.stage, lambda m, data=data: m(data['inputs'], data['data_samples'],
+                                                                           mode='predict'), data['inputs'])
             for i, answer in zip(chunk, answers):
-                instances, dropped = self.stages['base'].to_target(answer.pred_instances)
+                instances, dropped = self.stages[option.stage].to_target(answer.pred_instances)
                 sample = samples[i]
                 if self.keep_stages:
-                    sample.base_instances, sample.base_gflops = instances, answer.gflops
-                if replace:
+                    sample.base_instances, sample.base_gflops = instances, answer.gflops  # the last option's remain
+                    if len(self.options) > 1:
+                        sample.option_instances.append(instances)
+                        sample.option_gflops.append(answer.gflops)
+                if number is not None:
                     sample.pred_instances = answer_of_both(sample.pred_instances, instances, sample.ori_shape, self)
-                    sample.stage = 'base'
+                    sample.stage, sample.option = 'base', number
+                    if option.scale is not None:
+                        if 'scale' in sample:  # a pipeline may have packed the saver's
+                            del sample.scale
+                        sample.scale = option.scale
                     sample.gflops += answer.gflops
                     sample.dropped_boxes += dropped + answer.pop('nan_output')
 
-    def _base_inputs(self, images, ids):
-        read = self.stages['base'].pipeline.read
+    def _inputs_of(self, option, images, ids):
+        read = option.pipeline.read
         if len(images) == 1:
             return pseudo_collate([read(images[0], ids[0])])
         with ThreadPoolExecutor(min(len(images), os.cpu_count() or 1)) as pool:
@@ -259,7 +342,7 @@ class TinySaverDetector(BaseDetector):
 
     def _run_stage(self, name, call, inputs):
         """Run one stage on a batch and give each data sample the GFLOPs that it cost."""
-        model = getattr(self, name)
+        model = self.get_submodule(name)
         if isinstance(model, TinySaverDetector):  # it knows itself what each image cost and lost
             samples = call(model)
             for sample in samples:
@@ -300,8 +383,8 @@ class TinySaverDetector(BaseDetector):
             self._compared = True
         if not self._warned:
             self._warned = True
-            for name in STAGES:
-                if not self.stages[name].loaded:
+            for name, stage in self.stages.items():
+                if not stage.loaded:
                     print_log(f'{name} has no checkpoint: its weights are random', 'current', logging.WARNING)
 
     def _compare(self):
@@ -313,7 +396,10 @@ class TinySaverDetector(BaseDetector):
         made = {}
         if point is not None:
             point.check(classes=self._target_classes, weights=weights)
-            made = {name: getattr(point, name) for name in STAGES}
+            if len(self.options) > 1:
+                point.check(options=[dict(size=o.size, weights=weights[o.stage]) for o in self.options])
+            made = {**{name: getattr(point, name) for name in STAGES},
+                    **{f'option {k}': option for k, option in enumerate(point.lighter, 1)}}
         if own is not None:
             self.confidence.check_saver(weights=weights['saver'])
             made = {'saver': own, **made}
@@ -353,45 +439,54 @@ class TinySaverDetector(BaseDetector):
 
     # ---- cost ----------------------------------------------------------------------------------------------
 
+    @property
+    def base_is_cascade(self) -> bool:
+        """Whether the last option is itself a cascade, whose cost depends on how it routes an image."""
+        return isinstance(self.get_submodule(self.options[-1].stage), TinySaverDetector)
+
     @torch.no_grad()
     def base_gflops_alone(self, image) -> float:
-        """GFLOPs of the base on one image by itself (batch size 1).
+        """GFLOPs of the base, at its last option, on one image by itself (batch size 1).
 
-        The base runs on the image if its cost at that tensor shape isn't known yet.
+        It runs on the image if its cost at that tensor shape isn't known yet.
 
         Args:
             image: A path or an (H, W, 3) uint8 BGR array.
         """
-        data = self.base.data_preprocessor(self._base_inputs([image], [0]), False)
+        option = self.options[-1]
+        data = self.get_submodule(option.stage).data_preprocessor(self._inputs_of(option, [image], [0]), False)
         shape = tuple(data['inputs'].shape[-2:])
-        cost = self.costs['base']
+        cost = self.costs[option.stage]
         if np.isfinite(cost.gflops(shape)):
             return cost.gflops(shape)
-        answer, = self._run_stage('base', lambda m: m(data['inputs'], data['data_samples'], mode='predict'),
+        answer, = self._run_stage(option.stage, lambda m: m(data['inputs'], data['data_samples'], mode='predict'),
                                   data['inputs'])
         return answer.gflops
 
     @property
     def uncounted_ops(self) -> dict:
         """Operators that multiply and add but are in no GFLOPs figure, by stage."""
-        found = {name: set(self.costs[name].uncounted) for name in STAGES}
-        for name in STAGES:
-            if isinstance(getattr(self, name), TinySaverDetector):
-                found[name] |= set().union(*getattr(self, name).uncounted_ops.values())
+        found = {name: set(cost.uncounted) for name, cost in self.costs.items()}
+        for name in found:
+            model = self.get_submodule(name)
+            if isinstance(model, TinySaverDetector):
+                found[name] |= set().union(*model.uncounted_ops.values())
         return {name: sorted(ops) for name, ops in found.items() if ops}
 
     # ---- weights -------------------------------------------------------------------------------------------
 
     def weights_checksums(self) -> dict:
-        """SHA-256 of both stages' weights, by name; see :func:`~tinysaver_det.models.checkpoint.weights_checksum`."""
-        return {name: weights_checksum(getattr(self, name)) for name in STAGES}
+        """SHA-256 of all stages' weights, by name; see :func:`~tinysaver_det.models.checkpoint.weights_checksum`. Of
+        several models 'base' is the last option's."""
+        found = {name: weights_checksum(self.get_submodule(name)) for name in self.stages}
+        return dict(found, base=found[self.options[-1].stage])
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                               error_msgs):
         # Every way of loading a packed checkpoint comes through here, also those that only log what doesn't fit.
         self._compared = False
         rest = {k for k in state_dict if k.startswith(prefix) and not k.startswith(f'{prefix}data_preprocessor.')}
-        for name in STAGES:
+        for name, stage in self.stages.items():
             start = f'{prefix}{name}.'
             own = {k[len(start):]: v for k, v in state_dict.items() if k.startswith(start)}
             if not own:
@@ -399,11 +494,12 @@ class TinySaverDetector(BaseDetector):
                     f"no key of the checkpoint begins with '{name}.': it is not a packed checkpoint of a "
                     'TinySaverDetector; make one with tools/pack_checkpoint.py, or name the checkpoint of a single '
                     f'detector in the config as {name}=dict(checkpoint=...)')
-            self.stages[name].load(getattr(self, name), own, f'the packed checkpoint of {name}')
+            stage.load(self.get_submodule(name), own, f'the packed checkpoint of {name}')
             rest -= {start + k for k in own}
         if rest:
-            raise CheckpointError(f"{len(rest)} keys of the packed checkpoint begin with neither 'saver.' nor 'base.', "
-                                  f'such as {sorted(rest)[0]}', unexpected=sorted(rest))
+            *others, last = [repr(f'{name}.') for name in self.stages]
+            raise CheckpointError(f'{len(rest)} keys of the packed checkpoint begin with neither {", ".join(others)} '
+                                  f'nor {last}, such as {sorted(rest)[0]}', unexpected=sorted(rest))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                                       error_msgs)
 

@@ -22,7 +22,7 @@ class SaverSummary:
         gflops_per_image: Mean GFLOPs per image (1 multiply-add = 1), saver and base together.
         saver_gflops, base_gflops: Mean GFLOPs per image of each stage run alone.
         saved: 1 - gflops_per_image / base_gflops; negative when the cascade costs more than the base.
-        threshold: Confidence below which an image was handed over.
+        threshold: Confidence below which an image was handed over; None where a price decided.
         confidence: Configuration of the confidence.
         metrics: The data set metrics of the cascade, such as 'coco/bbox_mAP' in [0, 1].
         baselines: The same metrics of 'saver' and 'base' alone, where they were evaluated.
@@ -32,6 +32,9 @@ class SaverSummary:
         uncounted_ops: Operators that no GFLOPs figure includes, by stage.
         merge: Configuration of what became of handed-over images.
         alignment: Names of the models whose scores were aligned, by stage; None where they were not.
+        price: Points of the metric that one GFLOP more per image had to gain; None where a threshold decided.
+        options: Of a base with several options each one's ``name``, ``scale`` ((width, height), None without scales),
+            ``share`` of the images that it answered, and ``gflops`` (what it cost beside the saver, mean over these).
     """
 
     images: int
@@ -40,7 +43,7 @@ class SaverSummary:
     saver_gflops: float
     base_gflops: float
     saved: float
-    threshold: float
+    threshold: Optional[float]
     confidence: dict
     metrics: dict[str, float] = field(default_factory=dict)
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -50,6 +53,8 @@ class SaverSummary:
     uncounted_ops: dict[str, list] = field(default_factory=dict)
     merge: Optional[dict] = None
     alignment: Optional[dict] = None
+    price: Optional[float] = None
+    options: list[dict] = field(default_factory=list)
 
     def to_dict(self) -> dict:
         """Plain values for JSON; a figure that doesn't exist is None."""
@@ -62,16 +67,19 @@ class SaverSummary:
             f.write('\n')
 
     def table(self):
-        """A rich table: a row for the saver alone, the base alone and the cascade."""
+        """A rich table: a row for the saver alone, the base alone and the cascade; and for each option of several, with
+        its GFLOPs and its share of the images."""
         from rich.table import Table
 
         shown = [k for k in self.metrics if k.split('/')[-1] in HEADLINES]
         shown = shown or [k for k, v in self.metrics.items() if isinstance(v, (int, float))][:3]
-        table = Table(title=f'{self.images} images, threshold {self.threshold:.6g}')
-        table.add_column('', no_wrap=True)
+        knob = f'threshold {self.threshold:.6g}' if self.price is None else f'price {self.price:.6g} points per GFLOP'
+        table = Table(title=f'{self.images} images, {knob}')
+        table.add_column('', no_wrap=not self.options, overflow='fold')
         for head in ('GFLOPs', 'of base', 'handed over', *(_short(k, shown) for k in shown)):
             table.add_column(head, justify='right', no_wrap=True)
         rows = (('saver alone', self.saver_gflops, None, self.baselines.get('saver', {})),
+                *((f'to {name}', o['gflops'], o['share'], {}) for name, o in zip(_names(self.options), self.options)),
                 ('base alone', self.base_gflops, None, self.baselines.get('base', {})),
                 ('cascade', self.gflops_per_image, self.handover, self.metrics))
         for name, gflops, handover, metrics in rows:
@@ -146,6 +154,13 @@ class SaverSummary:
         if self.dropped_boxes:
             notes.append(f'{self.dropped_boxes} boxes were left out because a coordinate or score was not finite')
         return notes
+
+
+def _names(options):
+    """The options' names, or what tells them apart where one model has several scales."""
+    names = [o['name'] for o in options]
+    models = {n.rpartition(' ')[0] for n in names}
+    return names if len(models) > 1 or None in [o['scale'] for o in options] else [n.rpartition(' ')[2] for n in names]
 
 
 def _short(key, shown):

@@ -7,6 +7,7 @@ Option 0 keeps the saver's answer; options 1 to K are the base's, from the cheap
 - ``changes(rows)``: the same for every setting of its knob at once;
 - ``knob``: the name of the one number that may be changed at any time, also under ``value``; compute never falls
   while a threshold rises, or a price falls;
+- ``options``: how many options of the base it chooses among, K;
 - ``to_dict()``: plain values that :func:`build_policy` takes.
 """
 

@@ -61,6 +61,11 @@ class Price:
 
     value = price
 
+    @property
+    def options(self) -> int:
+        """How many options of the base it chooses among."""
+        return len(self.gflops)
+
     def check(self, confidence: Confidence) -> None:
         """Refuse a confidence that does not tell what each of the options gains.
 

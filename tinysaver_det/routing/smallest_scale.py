@@ -40,6 +40,11 @@ class SmallestScale(Threshold):
         self.pixels = float(pixels)
         self.sizes = check_increasing(sizes, 'SmallestScale: sizes', allow_equal=True)
 
+    @property
+    def options(self) -> int:
+        """How many options of the base it chooses among."""
+        return len(self.sizes)
+
     def measure(self, confidence: Confidence, detections: Detections) -> np.ndarray:
         """(2,) what decides about an image: its confidence, and the side of its typical unsure box, as a share of the
         image's longer side; 0 for an image that lost boxes, which so gets the last option."""

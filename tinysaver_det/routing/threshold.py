@@ -43,6 +43,11 @@ class Threshold:
 
     value = threshold
 
+    @property
+    def options(self) -> int:
+        """How many options of the base it chooses among."""
+        return 1
+
     def check(self, confidence: Confidence) -> None:
         """Any confidence will do."""
 

@@ -9,6 +9,7 @@ from mmdet.registry import VISUALIZERS
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.registry import DefaultScope
 
+from ..datasets.transforms.scales import shown
 from ..names import type_name
 
 COLORS = {'saver': (46, 125, 50), 'base': (216, 67, 21)}  # RGB, behind white letters
@@ -17,7 +18,8 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 @VISUALIZERS.register_module()
 class RouteLocalVisualizer(DetLocalVisualizer):
-    """mmdet's visualiser with a badge: which stage answered, the saver's confidence, what the image cost.
+    """mmdet's visualiser with a badge: which stage answered (and at which scale), the saver's confidence, what the
+    image cost.
 
     It serves wherever mmdet's does: under ``DetVisualizationHook`` (``--show-dir``), in ``DetInferencer`` and in
     ``tools/image_demo.py``. A data sample without a route is drawn as mmdet draws it.
@@ -31,7 +33,8 @@ class RouteLocalVisualizer(DetLocalVisualizer):
         Args:
             name: Name of the picture.
             image: (H, W, 3) uint8, RGB.
-            data_sample (DetDataSample): With ``stage``, ``confidence`` and ``gflops`` for the badge.
+            data_sample (DetDataSample): With ``stage``, ``confidence``, ``gflops`` and maybe the ``scale`` of the base
+                for the badge.
             args, kwargs: As there.
         """
         self._badge = badge(data_sample)
@@ -73,7 +76,8 @@ def badge(data_sample):
     """The text and colour (RGB) of a data sample's badge, or None if it has no route."""
     if data_sample is None or 'stage' not in data_sample:
         return None
-    text = f'{data_sample.stage} | confidence {data_sample.confidence:.3f} | {data_sample.gflops:.3g} GFLOPs'
+    at = f' {shown(data_sample.scale)}' if data_sample.stage == 'base' and 'scale' in data_sample else ''
+    text = f'{data_sample.stage}{at} | confidence {data_sample.confidence:.3f} | {data_sample.gflops:.3g} GFLOPs'
     return text, COLORS[data_sample.stage]
 
 

@@ -83,7 +83,11 @@ def summarise(detector, metrics: dict[str, float]) -> Optional[SaverSummary]:
             of_cascade[key] = value
     return SaverSummary(
         **{key: metrics[f'saver/{key}'] for key in COST_KEYS},
-        threshold=detector.threshold,
+        **{knob: detector.routing.value if detector.routing.knob == knob else None for knob in ('threshold', 'price')},
+        options=[dict(name=name, scale=option.scale, share=metrics[f'saver/share_{k}'],
+                      gflops=metrics[f'saver/gflops_{k}'])
+                 for k, (name, option) in enumerate(zip(detector.names[1:], detector.options), 1)
+                 if len(detector.options) > 1],
         confidence=detector.confidence.summary(),
         metrics=of_cascade,
         baselines=baselines,

@@ -1,0 +1,150 @@
+"""What an image may be handed over to, and the policy that chooses among it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+from ..confidence import Confidence
+from ..datasets.transforms import StagePipeline
+from ..datasets.transforms.scales import shown
+from ..errors import ConfigError
+from ..routing import POLICIES, build_policy
+from ..stage_config import stage_label
+from .stage import Stage
+
+WAYS = ("routing=dict(type='SmallestScale', threshold=..., pixels=...), price=... with a gate that was fitted for "
+        'these options, or an operating_point')
+
+
+@dataclass(frozen=True)
+class Option:
+    """One model of the base at one size of its input.
+
+    Attributes:
+        stage (str): Name of the model's stage, which is that of its submodule, too.
+        pipeline (StagePipeline): Makes its input.
+        scale (tuple[int, int] | None): (width, height) of its input in pixels, where the model has scales.
+        size (int | None): The longer side of its input in pixels, where known.
+    """
+
+    stage: str
+    pipeline: StagePipeline
+    scale: Optional[tuple]
+    size: Optional[int]
+
+
+def options_of(stages: Mapping[str, Stage]) -> tuple:
+    """(Option, ...) 1 to K of a cascade, in the order in which models and scales are given.
+
+    Args:
+        stages: By name, the saver first.
+    """
+    return tuple(Option(name, pipeline, scale, stage.size if scale is None else max(scale))
+                 for name, stage in stages.items() if name != 'saver' for scale, pipeline in stage.pipelines)
+
+
+def option_names(configs: Mapping[str, dict], options: Sequence[Option]) -> tuple:
+    """(str, ...) what tables call the saver and the options 1 to K: their configs' names with the scale.
+
+    Args:
+        configs: What was written for each stage, by its name.
+        options: Of the base.
+    """
+    def named(label):
+        return label('saver'), *(label(o.stage) + ('' if o.scale is None else f' {shown(o.scale)}') for o in options)
+
+    names = named(lambda stage: stage_label(configs[stage], stage))
+    return names if len(set(names)) == len(names) else named(lambda stage: stage)
+
+
+def live_policy(routing, price, threshold, confidence: Confidence, options: Sequence[Option]):
+    """The policy of a detector.
+
+    Args:
+        routing: A policy or its configuration, or None. What a configuration may leave out: the knob, where ``price``
+            or ``threshold`` gives it; the GFLOPs of a Price, which the confidence has; the sizes of a SmallestScale,
+            which the options have.
+        price, threshold: The knob, in place of the policy's own; without routing they stand for a policy.
+        confidence: What the policy looks at.
+        options: Of the base.
+
+    Raises:
+        ConfigError: None of the three is given, or what is given doesn't fit the options or the confidence.
+    """
+    count = len(options)
+    if routing is None:
+        if price is not None:
+            routing = dict(type='Price')
+        elif count > 1:
+            lacking = 'nothing says' if threshold is None else 'threshold says when to hand over, but not'
+            raise ConfigError(f'{lacking} to which of the {count} options of the base an image is handed over: give '
+                              f'{WAYS}')
+        elif threshold is None:
+            raise ConfigError('TinySaverDetector needs a confidence and a threshold, or an operating_point that has '
+                              'both')
+        else:
+            routing = dict(type='Threshold')
+    if isinstance(routing, dict):
+        routing = _filled(dict(routing), price, threshold, confidence, options)
+    policy = build_policy(routing)
+    for name, value in (('price', price), ('threshold', threshold)):
+        if value is not None:
+            set_knob(policy, name, value)
+    if policy.options != count:
+        raise ConfigError(f'{type(policy).__name__} chooses among {_counted(policy.options)}, but the base has '
+                          f'{_counted(count)}: give {WAYS}')
+    policy.check(confidence)
+    return policy
+
+
+def knob_of(policy, name: str) -> float:
+    """The value of a policy's knob.
+
+    Raises:
+        ConfigError: The policy has another.
+    """
+    _require_knob(policy, name)
+    return policy.value
+
+
+def set_knob(policy, name: str, value) -> None:
+    """Set a policy's knob.
+
+    Raises:
+        ConfigError: The policy has another, or refuses the value.
+    """
+    _require_knob(policy, name)
+    policy.value = value
+
+
+def _counted(count):
+    return f'{count} option{"s" * (count != 1)}'
+
+
+def _require_knob(policy, name):
+    if policy.knob != name:
+        raise ConfigError(f'{name} decides nothing where images are routed by {type(policy).__name__}, whose knob is '
+                          f'{policy.knob}: set {policy.knob}, or another routing')
+
+
+def _filled(routing, price, threshold, confidence, options):
+    kind = routing.get('type')
+    if kind in POLICIES and POLICIES[kind].knob not in routing:
+        knob = POLICIES[kind].knob
+        routing[knob] = dict(price=price, threshold=threshold)[knob]
+        if routing[knob] is None:
+            raise ConfigError(f'routing by {kind} needs a {knob}: give it as {knob}=..., or within routing')
+    if kind == 'Price' and 'gflops' not in routing:
+        if confidence.options is None:
+            raise ConfigError('a price needs the gain of each option of the base, which '
+                              f'{type(confidence).__name__} does not tell: fit a gate for these options with '
+                              'tools/fit_gate.py')
+        routing['gflops'] = list(confidence.gflops)
+    if kind == 'SmallestScale' and 'sizes' not in routing:
+        sizes = [o.size for o in options]
+        if None in sizes:
+            raise ConfigError('SmallestScale needs the sizes of the options, but nothing in the test pipeline of '
+                              f'{options[sizes.index(None)].stage} says its size: give sizes=[...], one for each of '
+                              f'the {len(options)} options')
+        routing['sizes'] = sizes
+    return routing
