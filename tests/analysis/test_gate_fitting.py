@@ -24,7 +24,7 @@ from tinysaver_det.merging import build_merge
 from tinysaver_det.report.gates_report import print_fit
 from tinysaver_det.routing import Price
 
-from ..gates import leaning, quick_fit
+from ..gates import gate_content, leaning, quick_fit
 from .conftest import annotation, box, read
 
 
@@ -385,6 +385,15 @@ def test_the_saver_as_every_option_is_refused(cascade):
     with pytest.raises(DataError) as error:
         fit_gate(several(cascade.truth, cascade.saver, *same))
     sentence(error, 'same_1 and same_2 gain the same over 0 on each of the 60 images', 'the same model?')
+
+
+def test_a_gate_for_another_number_of_options_is_refused(cascade, fit):
+    with pytest.raises(ConfigError) as error:
+        policy_for(cascade, fit(cascade.two_way()))
+    sentence(error, 'fitted for options of 10 GFLOPs, but here they are 1, 2, 3 of 4, 7, 10')
+    with pytest.raises(ConfigError) as error:
+        policy_for(cascade, LearnedGain(gate=gate_content(cascade.truth.classes)))
+    sentence(error, 'this one is of format 1', 'tools/fit_gate.py')
 
 
 def test_one_option_of_a_cascade_is_fitted_as_a_pair(cascade, fit):

@@ -217,10 +217,16 @@ def test_equal_gflops_are_taken():
 
 def test_one_option_of_format_2_is_that_of_format_1(gate):
     one = LearnedGain(gate=second_format())
-    assert one.options == gate.options == 1 and one.gflops.tolist() == [4] and gate.gflops is None
+    assert one.options == gate.options == 1 and one.gflops.tolist() == [4]
     for image in images(30):
         for mine, theirs in ((one.assess(image), gate.assess(image)),):
             assert mine[0] == theirs[0] == gate(image) and mine[1] == theirs[1] and mine[1].shape == (1,)
+
+
+def test_the_first_format_does_not_know_what_its_option_costs(gate):
+    with pytest.raises(ConfigError) as error:
+        gate.gflops  # noqa: B018
+    sentence(error, 'of format 1', 'tools/fit_gate.py')
 
 
 def second_format(**changes):

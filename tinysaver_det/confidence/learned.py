@@ -56,8 +56,6 @@ class LearnedGain(Confidence):
 
     Attributes:
         options (int): K, of the base.
-        gflops (numpy.ndarray | None): (K,) mean GFLOPs of each option, ascending; None for a gate of format 1, which
-            doesn't know them.
 
     Source: predicting the marginal gain, as in ORIE (Qiu et al., arXiv 2410.18919). That it is a sum over classes
     follows from AP being averaged over classes, each normalised by its own objects (COCO evaluation).
@@ -77,13 +75,25 @@ class LearnedGain(Confidence):
                                                           for k in _PER_OPTION)
         self.options = len(self._mean_gain)
         if self.gate['format'] == 1:
-            self.gflops, self._scale = None, np.array([float(self.gate['fitted'].get('images', 1))])
+            self._gflops, self._scale = None, np.array([float(self.gate['fitted'].get('images', 1))])
         else:
-            self.gflops, self._scale = (np.array(v, np.float64) for v in (
+            self._gflops, self._scale = (np.array(v, np.float64) for v in (
                 [o['gflops'] for o in self.gate['options']], self.gate['scale']))
         neck = self.gate.get('neck')
         self._neck = neck and {k: np.array(v, np.float64) for k, v in neck.items()}
         self.needs_features = bool(self._neck)
+
+    @property
+    def gflops(self) -> np.ndarray:
+        """(K,) mean GFLOPs of each option alone on the images of the fit, ascending.
+
+        Raises:
+            ConfigError: The gate is of format 1, which doesn't know them.
+        """
+        if self._gflops is None:
+            raise ConfigError('a price on the gains of a gate needs to know what they cost, but this one is of format '
+                              '1, which does not: make it anew with tools/fit_gate.py')
+        return self._gflops
 
     def score(self, detections: Detections) -> float:
         return self.score_and_gains(detections)[0]
@@ -107,7 +117,7 @@ class LearnedGain(Confidence):
         orders = blended(gain / self._mean_gain, doubt / self._mean_doubt, self.gate['lean'])
         gains = self._scale * self._mean_gain * parted(orders)
         return (float(orders[0]) if self.options == 1 else
-                best_order(gains, self._scale * self._mean_gain, self.gflops)), gains
+                best_order(gains, self._scale * self._mean_gain, self._gflops)), gains
 
     def _gain_and_doubt(self, detections):
         """(K,) each."""
