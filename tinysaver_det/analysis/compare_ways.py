@@ -119,11 +119,12 @@ def compare_ways(pair: Cascade, metric: Optional[Metric] = None, folds: int = 5,
     for name, (part, policy) in found.items():
         judge = settled if part is pair or settled.scores is None else \
             Metric(settled.name, (settled.scores[0], settled.scores[-1]))
-        ways[name] = _figures(part, policy_curve(part, policy, rows[name], judge, name=name, coco=False),
+        ways[name] = _figures(name, part, policy_curve(part, policy, rows[name], judge, name=name, coco=False),
                               policy_curve(part, policy, rows[name], judge, POINTS, name, coco=False), weights,
                               certainty)
         step()
-    ways[ORACLE] = _figures(pair, oracle_curve(pair, settled), oracle_curve(pair, settled, POINTS), weights, certainty)
+    ways[ORACLE] = _figures(ORACLE, pair, oracle_curve(pair, settled), oracle_curve(pair, settled, POINTS), weights,
+                            certainty)
     step()
     ours = ways[K_WAY]
     for name in NAMES:
@@ -162,7 +163,7 @@ def _line(pair, metric, gflops, values, weights, certainty):
     return _way(LINE, None, saved, many, certainty)
 
 
-def _figures(pair, curve, coarse, weights, certainty):
+def _figures(name, pair, curve, coarse, weights, certainty):
     """Figures of a curve, and of one with fewer points on resamples of the images."""
     total, walk = weights.sum(axis=1), coarse.walk
     costs = np.stack([walk.totals(pair.costs * w) for w in weights]) / total[:, None]
@@ -171,7 +172,7 @@ def _figures(pair, curve, coarse, weights, certainty):
     base = weights @ pair.base_gflops / total
     many = [{str(d): float(max(0.0, (1 - c / b)[a - v <= d].max(initial=0.0))) for d in DROPS}
             for c, v, a, b in zip(costs, values, alone, base)]
-    return _way(curve.name, curve, curve.saved_at_drop(), many, certainty)
+    return _way(name, curve, curve.saved_at_drop(), many, certainty)
 
 
 def _way(name, curve, saved, many, certainty):
