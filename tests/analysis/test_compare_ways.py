@@ -7,7 +7,7 @@ import pytest
 from tinysaver_det.analysis import compare_ways as module
 from tinysaver_det.analysis.cascade import Cascade, Lighter
 from tinysaver_det.analysis.compare_ways import NAMES, compare_ways
-from tinysaver_det.analysis.curve import DROPS, policy_curve
+from tinysaver_det.analysis.curve import DROPS, hull, policy_curve
 from tinysaver_det.analysis.folds import fold_of
 from tinysaver_det.analysis.gate_fitting import fit_gate
 from tinysaver_det.analysis.metric import Metric
@@ -67,6 +67,12 @@ def test_figures_are_those_of_gates_fitted_without_the_fold(found, cascade, monk
     assert by_name['oracle'].saved == oracle_curve(cascade, MAP).saved_at_drop()
     gflops, values = static_line(cascade, MAP)
     assert by_name['static_line'].saved == saved_on_line(gflops[0], values[0])
+    corners = np.array(hull(zip(gflops[0], values[0])))
+    way = by_name['k_way']
+    at = np.linspace(1, 10, 1001)
+    above = np.interp(at, way.curve.gflops, way.curve.value) - np.interp(at, *corners.T)
+    assert way.above_line['mean'] == pytest.approx(above.mean())
+    assert way.above_line['least'] == pytest.approx(above[1:-1].min()) and by_name['static_line'].above_line is None
     ahead = by_name['two_way'].ahead['0.01']
     assert ahead[0] == by_name['k_way'].saved['0.01'] - by_name['two_way'].saved['0.01'] and ahead[1] <= ahead[2]
 
@@ -79,6 +85,7 @@ def test_saved_and_printed(found, tmp_path, capsys):
     for way in found.ways:
         assert content['gates'][way.name]['saved_at_drop'] == way.saved
     assert content['gates']['static_line']['retention'] is None
+    assert content['gates']['k_way']['above_line'] == found.ways[3].above_line
     assert content['gates']['two_way']['k_way_is_above_it']['0.02'] == found.ways[1].ahead['0.02'][0]
     assert [o['gflops'] for o in content['options']] == [1, 4, 10]
     print_ways(found)

@@ -1,6 +1,6 @@
 """Handing over to several options beside handing over to the base alone, out of fold, by the same exact metric."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Optional
 
 import numpy as np
@@ -10,7 +10,7 @@ from ..errors import ConfigError, DataError
 from ..routing import Price
 from .bootstrap import interval, resamples
 from .cascade import Cascade
-from .curve import DROPS, OperatingCurve, policy_curve
+from .curve import DROPS, OperatingCurve, hull, policy_curve
 from .folds import Folds, fold_of
 from .gate_fitting import fit_gate
 from .metric import Metric
@@ -39,6 +39,8 @@ class WayFigures:
         ahead (dict | None): What ``k_way`` saves more, by drop: the estimate and its interval over paired resamples;
             None where that isn't compared, or is this one.
         samples (dict): (B,) the share saved on each resample, by drop.
+        above_line (dict | None): What the metric is above the line between single models from the saver's GFLOPs to the
+            base's: the ``mean``, the ``least``, and the GFLOPs ``at`` which it is least.
     """
 
     name: str
@@ -47,6 +49,7 @@ class WayFigures:
     saved_intervals: dict
     samples: dict = field(repr=False)
     ahead: Optional[dict] = None
+    above_line: Optional[dict] = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,14 +129,15 @@ def compare_ways(pair: Cascade, metric: Optional[Metric] = None, folds: int = 5,
     ways[ORACLE] = _figures(ORACLE, pair, oracle_curve(pair, settled), oracle_curve(pair, settled, POINTS), weights,
                             certainty)
     step()
-    ours = ways[K_WAY]
-    for name in NAMES:
+    ours, line = ways[K_WAY], hull(zip(gflops[0], values[0]))
+    for name, way in list(ways.items()):
+        ahead = None
         if name != K_WAY:
             ahead = {}
             for d in map(str, DROPS):
-                estimate = ours.saved[d] - ways[name].saved[d]
-                ahead[d] = (estimate, *interval(estimate, ours.samples[d] - ways[name].samples[d], certainty))
-            ways[name] = WayFigures(**{**ways[name].__dict__, 'ahead': ahead})
+                estimate = ours.saved[d] - way.saved[d]
+                ahead[d] = (estimate, *interval(estimate, ours.samples[d] - way.samples[d], certainty))
+        ways[name] = replace(way, ahead=ahead, above_line=None if way.curve is None else _above(way.curve, line))
     return WayComparison(
         pair.title, pair.truth.classes, len(pair.truth),
         [(r.name, float(g), float(v)) for r, g, v in zip(pair.options, gflops[0], values[0])], folds, seed, count,
@@ -155,6 +159,13 @@ def _held_out(pair, metric, fold, seed, reference, step):
             found.setdefault(name, np.empty((len(fold), rows.shape[1])))[fold == k] = rows
         step()
     return found
+
+
+def _above(curve, line):
+    at, above = curve.above(line)
+    inner = slice(1, -1)  # at its ends it may only be as good
+    least = int(np.argmin(above[inner])) + 1
+    return dict(mean=float(above.mean()), least=float(above[least]), at=float(at[least]))
 
 
 def _line(pair, metric, gflops, values, weights, certainty):

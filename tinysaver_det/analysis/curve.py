@@ -150,10 +150,20 @@ class OperatingCurve:
         Args:
             statics: (name, gflops, value) of other models.
         """
-        line = pareto([(self.saver_gflops, self.saver), (self.base_gflops, self.base),
-                       *((g, v) for _, g, v in statics)])
+        return float(self.above(pareto([(self.saver_gflops, self.saver), (self.base_gflops, self.base),
+                                        *((g, v) for _, g, v in statics)]))[1].mean())
+
+    def above(self, line) -> tuple:
+        """The advantage over a line, in the metric, from the saver's GFLOPs to the base's.
+
+        Args:
+            line: (gflops, value) of its corners, by cost.
+
+        Returns:
+            tuple: (1001,) GFLOPs and (1001,) what the curve has more.
+        """
         at = np.linspace(self.saver_gflops, self.base_gflops, 1001)
-        return float((np.interp(at, self.gflops, self.value) - np.interp(at, *zip(*line))).mean())
+        return at, np.interp(at, self.gflops, self.value) - np.interp(at, *zip(*line))
 
     def save(self, path) -> None:
         """Write ``curve.csv``: one row per point, all-saver to all-base; the file is whole or absent.

@@ -58,7 +58,11 @@ def options_table(found) -> Table:
 
 def sentences(found) -> list:
     """Sentences that belong under the tables."""
-    return [*(f'{name}: {said}.' for name, said in SAID.items()),
+    above = {w.name: w.above_line for w in found.ways if w.above_line}
+    texts = [f'{name}: {a["mean"] * 100:+.2f} points of {found.metric.name} beside the line between single models, mean '
+             f'from the saver to the base in GFLOPs, and at least {a["least"] * 100:+.2f}, at {a["at"]:.3g}.'
+             for name, a in above.items() if name in ('two_way', 'k_way_free', 'k_way')]
+    return [*(f'{name}: {said}.' for name, said in SAID.items()), *texts,
             "Saved: best share of the base's GFLOPs (1 multiply-add = 1) at a loss of so many points, on these images. "
             f'What is fitted was fitted on {found.folds - 1} of {found.folds} folds and decided about the other. '
             f'Intervals: {found.certainty:.0%}, {found.resamples} resamples of '
@@ -74,7 +78,7 @@ def ways_dict(found) -> dict:
         options=[dict(name=n, gflops=g, **{found.metric.name: v}) for n, g, v in found.options],
         gates={w.name: dict(
             saved_at_drop=w.saved, saved_interval=w.saved_intervals,
-            retention=None if w.curve is None else w.curve.retention(),
+            retention=None if w.curve is None else w.curve.retention(), above_line=w.above_line,
             k_way_is_above_it=w.ahead and {d: a[0] for d, a in w.ahead.items()},
             k_way_is_above_it_interval=w.ahead and {d: a[1:] for d, a in w.ahead.items()}) for w in found.ways},
         notes=found.notes))
