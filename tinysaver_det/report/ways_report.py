@@ -59,8 +59,8 @@ def options_table(found) -> Table:
 def sentences(found) -> list:
     """Sentences that belong under the tables."""
     above = {w.name: w.above_line for w in found.ways if w.above_line}
-    texts = [f'{name}: {a["mean"] * 100:+.2f} points of {found.metric.name} beside the line between single models, mean '
-             f'from the saver to the base in GFLOPs, and at least {a["least"] * 100:+.2f}, at {a["at"]:.3g}.'
+    texts = [f'{name}: {a["mean"] * 100:+.2f} points of {found.metric.name} beside the line between single models, '
+             f'mean from the saver to the base in GFLOPs, and at least {a["least"] * 100:+.2f}, at {a["at"]:.3g}.'
              for name, a in above.items() if name in ('two_way', 'k_way_free', 'k_way')]
     return [*(f'{name}: {said}.' for name, said in SAID.items()), *texts,
             "Saved: best share of the base's GFLOPs (1 multiply-add = 1) at a loss of so many points, on these images. "
