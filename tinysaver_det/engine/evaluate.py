@@ -19,7 +19,7 @@ from ..errors import ConfigError, DataError
 from ..models.packed import require_cascade, use_packed
 from ..names import type_name
 from ..report import SaverSummary
-from ..routing import OperatingPoint, SmallestScale
+from ..routing import OperatingPoint
 from ..stage_config import dataset_type
 from ..visualization.route_local_visualizer import route_config
 from .hooks.saver_summary_hook import summarise
@@ -111,9 +111,8 @@ def evaluate(cfg: Config,
         detector = unwrap(runner.model)
         name = type(detector.confidence).__name__
         pair = read_record(sweep_folder).answering(detector.alignment, detector.merge)
-        pixels = detector.routing.pixels if isinstance(detector.routing, SmallestScale) else None
         found = sweep(pair, {name: detector.confidence}, point=detector.operating_point,
-                      trusted=detector.confidence, pixels=pixels)
+                      trusted=detector.confidence, policy=detector.routing)
         found.print()
         for path in found.save(sweep_folder):
             print(f'written to {path}')
