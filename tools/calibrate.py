@@ -33,9 +33,6 @@ def main(argv=None):
     parser.add_argument('--guarantee', choices=['bootstrap', 'ltt'], default='bootstrap',
                         help='bootstrap (default), or Learn then Test, a guarantee without assumptions on the loss '
                              'per image')
-    parser.add_argument('--pixels', type=float, metavar='S',
-                        help='with several options and a confidence that tells no gains: how large an unsure box must '
-                             'be (default: found on these images)')
     parser.add_argument('--resamples', type=int, default=1000, help='of the bootstrap (default 1000)')
     parser.add_argument('--points', type=int, default=101, help='thresholds to look at (default 101)')
     parser.add_argument('--seed', type=int, default=0)
@@ -52,7 +49,7 @@ def main(argv=None):
         from tinysaver_det.analysis.calibration import TARGETS, calibrate, refuse_leak
         from tinysaver_det.analysis.coverage import coverage
         from tinysaver_det.analysis.metric import Metric
-        from tinysaver_det.analysis.policies import policy_for
+        from tinysaver_det.analysis.policies import fitted_here, policy_for
         from tinysaver_det.analysis.scoring import one_confidence, policy_rows
         from tinysaver_det.errors import ConfigError
         from tinysaver_det.report.calibration_report import coverage_table, print_calibration
@@ -65,21 +62,26 @@ def main(argv=None):
         with progress_bar('calibrating', args.quiet) as progress:
             pair, reference = read_pair_arguments(args)
             pair = merge_as_asked(pair, args)
-            confidence = one_confidence(args.confidence, pair.truth, pair.saver, reference,
-                                        args.metric or ('f1' if args.guarantee == 'ltt' else None),
-                                        pair.weights.get('saver'), pair)
+            metric = args.metric or ('f1' if args.guarantee == 'ltt' else None)
+
+            def found_on(part):
+                confidence = one_confidence(args.confidence, part.truth, part.saver, reference, metric,
+                                            part.weights.get('saver'), part)
+                return confidence, policy_for(part, confidence, Metric(args.metric or 'mAP'), args.side)
+
+            confidence, policy = found_on(pair)
+            fitted = fitted_here(confidence, policy, args.side)
             leak = args.allow_leak
             if args.test_ann is not None:
                 leak = refuse_leak(pair.truth, args.test_ann, args.allow_leak) \
                     or args.allow_leak and confidence.seen(pair.truth.marks()) > 0
-            policy = policy_for(pair, confidence, Metric(args.metric or 'mAP'), args.pixels)
             scores = policy_rows(pair.saver, pair.truth, confidence, policy)
             settings = dict(policy=policy, metric=Metric(args.metric) if args.metric else None,
                             certainty=args.certainty, guarantee=args.guarantee, count=args.resamples,
-                            points=args.points)
+                            points=args.points, fitted_here=fitted)
             if args.check_coverage is not None:
                 found = coverage(pair, confidence, scores, target, args.check_coverage, args.seed, progress,
-                                 leak=args.allow_leak, **settings)
+                                 fit=found_on if fitted else None, leak=args.allow_leak, **settings)
             else:
                 found = calibrate(pair, confidence, scores, target, for_images=args.for_images, seed=args.seed,
                                   leak=leak, progress=progress, **settings)

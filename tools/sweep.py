@@ -22,9 +22,6 @@ def main(argv=None):
     parser.add_argument('--group', nargs='+', action='extend', default=[], metavar='NAME=CLASS,CLASS',
                         help='a table of what a cascade for these classes alone saves; coco: a set of usual groups')
     parser.add_argument('--points', type=int, help='points per curve, evenly spaced in handover (default: all)')
-    parser.add_argument('--pixels', type=float, metavar='S',
-                        help='with several options and a confidence that tells no gains: how large an unsure box must '
-                             'be (default: found on these images)')
     parser.add_argument('--operating-point', metavar='FILE', help='apply this operating_point.json and mark it')
     parser.add_argument('--images', metavar='FOLDER', help='image folder, for galleries in the report')
     parser.add_argument('--out', metavar='DIR', required=True,
@@ -51,7 +48,7 @@ def main(argv=None):
             scored = named_confidences(args.confidence, pair.truth, pair.saver, reference, args.metric,
                                        pair.weights.get('saver'), pair)
             report = sweep(pair, scored, metric, args.points, statics, groups, point, progress=progress,
-                           pixels=args.pixels)
+                           side=args.side)
         pictures, unread = None, []
         if args.images:
             curve = report.curves[0]

@@ -309,13 +309,13 @@ def test_policy_that_goes_with_a_confidence(cascade):
     assert isinstance(policy_for(cascade.two_way(), BoxEntropy()), Threshold)
     told = policy_for(cascade, Told())
     assert isinstance(told, Price) and told.gflops.tolist() == GFLOPS.tolist()
-    rule = policy_for(cascade, BoxEntropy(), MAP, 1.5)
-    assert isinstance(rule, SmallestScale) and rule.pixels == 1.5
+    rule = policy_for(cascade, BoxEntropy(), MAP, .25)
+    assert isinstance(rule, SmallestScale) and rule.pixels == pytest.approx(.25 * 10 ** .5)
     np.testing.assert_allclose(rule.sizes, np.sqrt(GFLOPS))
     for other in (cascade.two_way(), replace(cascade, base_gflops=20.0)):
         with pytest.raises(ConfigError) as error:
             policy_for(other, Told())
-        sentence(error, 'fitted for options of 2, 5, 10 GFLOPs, but here they are', 'tools/fit_gate.py')
+        sentence(error, 'Told is for options of 2, 5, 10 GFLOPs, but here they are', 'tools/fit_gate.py')
 
 
 def test_pixels_are_those_of_the_highest_worth(cascade):
@@ -355,6 +355,75 @@ def test_the_last_option_alone_is_two_way(cascade):
     assert type(policy) is Threshold and (own == rows[:, :1]).all()
 
 
+def rising(cascade, seed=0, spread=.3):
+    """The same with GFLOPs that differ from image to image, as where images keep their ratio."""
+    rng = np.random.default_rng(seed)
+
+    def some(g):
+        return g * rng.uniform(1 - spread, 1 + spread, IMAGES)
+    return replace(cascade, saver_gflops=some(.5), base_gflops=some(10.0), lighter=tuple(
+        replace(o, gflops=some(o.gflops.mean())) for o in cascade.lighter))
+
+
+def test_options_keep_their_order_in_a_part(cascade):
+    near = replace(cascade, base_gflops=np.where(np.arange(IMAGES) < 10, 4.0, 5.5), lighter=tuple(
+        replace(o, gflops=5.0 if o.results.name == 'at_2' else 2.0) for o in cascade.lighter))
+    part = near.take(np.arange(10))  # on which the base costs less than an option
+    assert [r.name for r in part.options] == list(NAMES) and part.only(['dog']).base.name == 'at_3'
+    assert part.mean_gflops.tolist() == [2, 5, 5] and near.mean_gflops[2] > 5
+    policy = Price(0, near.mean_gflops)
+    rows = policy_rows(near.saver, near.truth, BoxEntropy(), SmallestScale(0, .1, near.sizes))
+    assert len(rows) == IMAGES and policy.options == 3
+    found = fit_resolved(part, MAP)
+    assert found.options == 3
+
+
+def test_random_assignment_of_images_that_differ_in_cost(cascade):
+    other = rising(cascade).only(['kite', 'dog'])  # many images without a box are tied
+    found = fit_resolved(other, MAP)
+    policy = policy_for(other, found)
+    curve = policy_curve(other, policy, policy_rows(other.saver, other.truth, found, policy), MAP, coco=False)
+    band = random_assignment(other, curve, points=9, seeds=4)
+    assert len(band.value) == len(band.gflops) == len(band.handover)
+    assert band.value[0] == pytest.approx(curve.saver) and (np.diff(curve.spent) >= 0).all()
+
+
+def test_two_way_f1_has_the_score_of_the_base(cascade):
+    report = sweep(cascade, dict(told=Told()), Metric('f1'), points=9)
+    scores = report.curves[0].metric.scores
+    assert len(scores) == 4 and report.curves[1].metric.scores == (scores[0], scores[3])
+    assert report.curves[1].value[-1] == pytest.approx(report.curves[1].base) == pytest.approx(report.curves[0].base)
+    page = report.page()
+    assert page['curves'][1]['options'] == ['tiny', 'at_3'] and page['curves'][0]['options'] == list(NAMES)
+
+
+def test_no_share_is_shown_where_no_point_loses_so_little(cascade, capsys):
+    policy = SmallestScale(0, 1e-9, cascade.sizes)  # always to the first
+    report = sweep(cascade, dict(entropy=BoxEntropy()), policy=policy, points=9)
+    assert report.curves[0].policy is policy and report.curves[0].drop.min() > .02
+    report.option_table()
+    report.print()
+    row = next(line for line in capsys.readouterr().out.splitlines() if 'at_1' in line and '│' in line)
+    assert row.count('-') == 3 and not report.fitted_here
+
+
+def test_a_gate_of_several_options_is_none_for_one(cascade):
+    for call in (lambda: sweep(cascade.two_way(), dict(told=Told())), lambda: policy_for(cascade.two_way(), Told())):
+        with pytest.raises(ConfigError) as error:
+            call()
+        sentence(error, 'Told is for options of 2, 5, 10 GFLOPs')
+
+
+def test_a_price_may_route_a_pair(cascade):
+    pair = cascade.two_way()
+    policy, rows = last_option_alone(Price(0, GFLOPS), policy_rows(cascade.saver, cascade.truth, Told(),
+                                                                   Price(0, GFLOPS)))
+    point = calibrate(pair, BoxEntropy(), rows, ('max_gflops', 5.0), count=40, policy=policy).require()
+    assert point.price is not None and point.threshold is None and len(point.options) == 1
+    chosen = build_policy(point.policy)(rows)
+    assert point.expected['gflops'] == pytest.approx(pair.costs[chosen, np.arange(IMAGES)].mean())
+
+
 # ---- sweeps and calibration ----------------------------------------------------------------------------------------
 
 
@@ -377,7 +446,7 @@ def test_sweep_has_several_ways_on_the_same_axes(cascade, tmp_path, capsys):
     assert summary['policies']['told']['type'] == 'Price' and summary['policies']['entropy']['type'] == 'SmallestScale'
     assert [o['name'] for o in summary['options']] == ['at_1', 'at_2', 'at_3'] and len(files) == 4
     page = report.page()
-    assert page['options'] == list(NAMES) and page['curves'][0]['knob'] == 'price'
+    assert page['curves'][0]['options'] == list(NAMES) and page['curves'][0]['knob'] == 'price'
     assert np.array(page['curves'][0]['shares']).shape[1] == 4 and page['single']['gflops'][0] == .5
 
 
@@ -442,6 +511,21 @@ def test_learn_then_test_bounds_the_loss_of_every_option(cascade):
     chosen = build_policy(found.require().policy)(rows)
     loss = np.maximum(0, f1[3] - f1[chosen, np.arange(IMAGES)]).mean()
     assert found.point.expected['quantity'] == pytest.approx(loss) and len(np.unique(chosen)) > 1
+
+
+def test_coverage_fits_anew_on_each_half(cascade):
+    seen = []
+
+    def fit(part):
+        seen.append(len(part.truth))
+        found = fit_resolved(part, MAP)
+        return found, policy_for(part, found)
+    found, policy = fit(cascade)
+    rows = policy_rows(cascade.saver, cascade.truth, found, policy)
+    coverage(cascade, found, rows, ('max_gflops', 6.0), 2, count=30, certainty=.8, policy=policy, fit=fit)
+    assert seen == [IMAGES, IMAGES // 2, IMAGES // 2]
+    with pytest.raises(ConfigError, match='fixed beforehand'):
+        calibrate(cascade, found, rows, ('max_image_loss', .5), guarantee='ltt', policy=policy, fitted_here=True)
 
 
 def test_coverage_of_a_price(cascade):

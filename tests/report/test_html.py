@@ -601,17 +601,17 @@ def test_no_width_scrolls_sideways_and_both_schemes_are_readable(show, chromium,
 def test_several_options_have_a_price_and_shares(show):
     """The knob is called by its name, and who answers how many is told."""
     shares = np.linspace([1, 0, 0], [.1, .3, .6], 11)
-    first = curve('gate', knob='price', shares=shares.tolist())
+    first = curve('gate', knob='price', shares=shares.tolist(), options=['nano', 's_416', 's_640'])
     first['threshold'] = np.linspace(9, -1, 11).tolist()
-    data = payload(curves=[first, curve('MeanScore')], options=['nano', 's_416', 's_640'],
+    data = payload(curves=[first, curve('MeanScore')],
                    single=dict(gflops=[SAVER, BASE], value=[.2, .4]))
     data['class_table']['points'], data['operating_point'] = [0, 5, 10], dict(
         threshold=6.5, gflops=first['gflops'][2], handover=.9, text='')
     page = show(data)
     assert page.text('#knob') == 'price' and page.text('#out-exact') == 'price=6.5'
     assert page.text('#out-threshold') == '6.5' and 'At price 6.5 ' in page.text('#headline')
-    assert page.text('#out-shares') == 'nano 82\xa0%\ns_416 6\xa0%\ns_640 12\xa0%'
-    assert 'between single models' in page.text('#legend')
+    assert [s.text for s in page.all('#out-shares span')] == ['nano 82\xa0%', 's_416 6\xa0%', 's_640 12\xa0%']
+    assert 'between single models' in page.text('#legend') and page.text('#end') == 'all handed over'
     page.choose('MeanScore')
     assert page.text('#knob') == 'threshold' and not page.one('#shares-row').is_displayed()
     assert page.text('#out-exact').startswith('threshold=')

@@ -128,11 +128,12 @@ def test_sweep_of_several_options(tool, made, tmp_path):
         shares = [float(row[f'share_{k}']) for k in range(3)]
         assert sum(shares) == pytest.approx(1) and 1 - shares[0] == pytest.approx(float(row['handover']))
         assert float(row['gflops']) == pytest.approx(1 + 4 * shares[1] + 10 * shares[2])
-    given = tool('sweep', *several(made.here), '--points', 21, '--pixels', 0, '--confidence', 'MeanScore', '--out',
+    given = tool('sweep', *several(made.here), '--points', 21, '--side', 1e-6, '--confidence', 'MeanScore', '--out',
                  tmp_path / 'given')
-    assert 'share_1' in (tmp_path / 'given' / 'curve.csv').read_text() and given.stderr == ''
+    assert given.stderr == '' and 'was found on these very images' not in given.stdout
     with open(tmp_path / 'given' / 'curve.csv') as f:
-        assert all(float(row['share_2']) == 0 for row in csv.DictReader(f))  # any size is large enough
+        *_, last = csv.DictReader(f)
+    assert float(last['share_1']) > .9  # any box is large enough, but for images without
 
 
 def test_calibrate_several_options_and_apply_it_elsewhere(tool, made, tmp_path):
@@ -151,9 +152,10 @@ def test_calibrate_several_options_and_apply_it_elsewhere(tool, made, tmp_path):
     assert sum(summary['operating_point']['shares']) == pytest.approx(1)
     assert summary['confidences']['operating point']['config'] == content['confidence']
     by_scale = tool('calibrate', *several(made.here), '--max-gflops', 6, '--resamples', 40, '--confidence', 'MeanScore',
-                    '--pixels', .5, '--out', tmp_path / 'scale.json')
+                    '--side', .5, '--out', tmp_path / 'scale.json')
     assert 'At threshold' in by_scale.stdout
-    assert OperatingPoint.read(tmp_path / 'scale.json').routing['pixels'] == .5
+    assert OperatingPoint.read(tmp_path / 'scale.json').routing['pixels'] == pytest.approx(.5 * 10 ** .5)
+    assert 'does not count this choice' in done.stdout and 'does not count this choice' not in by_scale.stdout
     refused = tool('sweep', *pair(made.there), '--operating-point', point, '--out', tmp_path / 'no', check=False)
     assert 'made for mid, large, but here the base has 1 option (large)' in sentence(refused)
 
@@ -347,8 +349,11 @@ SWEEP = {
     'options of one': (lambda m: [*pair(m.here), '--confidence', 'ResolvedEntropy'],
                        'ResolvedEntropy chooses among several options of a base, but there is one'),
     'groups of options': (lambda m: [*several(m.here), '--group', 'pets=cat'], 'leave out --group'),
-    'negative pixels': (lambda m: [*several(m.here), '--confidence', 'MeanScore', '--pixels', -1],
-                        'pixels must be a finite number of at least 0'),
+    'negative side': (lambda m: [*several(m.here), '--confidence', 'MeanScore', '--side', -1],
+                      "must be a share of the image's longer side above 0 and at most 1, but got -1"),
+    'side of no use': (lambda m: [*several(m.here), '--side', .1], 'ResolvedEntropy tells what each option gains'),
+    'side for one option': (lambda m: [*pair(m.here), '--side', .1], 'goes with one option of the base'),
+    'no file': (lambda m: several(m.here, '', ':10'), "--base must name a results file, such as NAME=FILE:GFLOPS"),
     'model without cost': (lambda m: [*pair(m.here), '--static', m.here / 'middle.bbox.json'],
                            'a model must be given as NAME=FILE:GFLOPS, but got'),
     'model without file': (lambda m: [*pair(m.here), '--static', 'a=nowhere.json:3'], 'nowhere.json cannot be read'),
@@ -362,6 +367,8 @@ SWEEP = {
 }
 HALF = ['--handover', 0.5, '--resamples', 20]
 CALIBRATE = {
+    'guarantee on what was found here': (lambda m: [*several(m.here), '--max-image-loss', .5, '--guarantee', 'ltt'],
+                                         'that were fixed beforehand, but how large'),
     **{k: (lambda m, v=v: [*v[0](m), *HALF], v[1]) for k, v in REFUSED.items()
        if k in ('no annotations', 'record and more', 'class, meant', 'class without objects', 'no class', 'confidence',
                 'metric', 'few points')},

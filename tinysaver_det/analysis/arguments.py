@@ -7,7 +7,7 @@ from ..merging import build_merge, read_alignment
 from ..names import parse_call
 from ..routing import answers_of
 from .cascade import read_cascade
-from .pair import Pair, read_pair, read_record, split_gflops
+from .pair import Pair, read_pair, read_record, split_gflops, split_name
 from .records import read_ground_truth
 
 
@@ -32,6 +32,10 @@ def add_pair_arguments(parser, several: Optional[bool] = False) -> None:
                                                         '--ann only where the annotations have moved')
     if several is None:
         return
+    parser.add_argument('--side', type=float, metavar='SHARE',
+                        help="with several options and a confidence that tells no gains: the side, as a share of the "
+                             "image's longer side, that makes an unsure box large enough for the last option; a "
+                             'smaller option wants as many pixels (default: found on these images)')
     parser.add_argument('--confidence', metavar='NAME', nargs='+' if several else None,
                         help='how sure the saver is, such as BoxEntropy, "TopKMean(k=3)" or the folder of a gate that '
                              'tools/fit_gate.py made (default: BoxEntropy for f1, ClassWeightedEntropy for others)'
@@ -95,6 +99,9 @@ def read_pair_arguments(args, several: bool = True):
     classes = split_classes(args.classes)
     names = ('ann', 'saver', 'base', 'saver_gflops', 'base_gflops')
     bases = [split_gflops(b) for b in args.base or ()]
+    for given, (file, _) in zip(args.base or (), bases):
+        if not split_name(file)[1] or file.startswith(':'):
+            raise ConfigError(f'--base must name a results file, such as NAME=FILE:GFLOPS, but got {given!r}')
     given = [n for n in names if getattr(args, n) is not None]
     if args.record:
         given = [n for n in given if n != 'ann'] + ['saver_features'] * (args.saver_features is not None) \

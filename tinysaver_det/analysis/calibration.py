@@ -38,6 +38,7 @@ class Calibration:
         point (OperatingPoint | None): The same with all that belongs to it.
         method (str): 'bootstrap' or 'ltt'.
         certainty (float): In [0, 1].
+        fitted_here (bool): Whether a number of the confidence or policy was found on these very images.
     """
 
     curve: OperatingCurve
@@ -48,6 +49,7 @@ class Calibration:
     point: Optional[OperatingPoint]
     method: str
     certainty: float
+    fitted_here: bool = False
 
     def require(self) -> OperatingPoint:
         """The operating point.
@@ -67,7 +69,7 @@ class Calibration:
 def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Optional[Metric] = None,
               certainty: float = 0.95, for_images: Optional[float] = None, guarantee: str = 'bootstrap',
               count: int = 1000, points: int = POINTS, seed: int = 0, leak: bool = False, progress=None,
-              policy=None) -> Calibration:
+              policy=None, fitted_here: bool = False) -> Calibration:
     """Choose the cheapest threshold, or the price, that meets a target with a certainty.
 
     Thresholds are tried from all-base on towards all-saver, and the last before the first that fails is taken: so
@@ -95,6 +97,8 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
         progress: See :meth:`RoutedEvaluator.coco`.
         policy: Whose knob is to be set, see :func:`~tinysaver_det.analysis.policies.policy_for`; by default a
             threshold, for a base of one option.
+        fitted_here: Whether a number of the confidence or policy was found on these very images, which a guarantee
+            rules out.
 
     Raises:
         ConfigError: A setting that cannot be used.
@@ -125,6 +129,10 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
     if guarantee == 'ltt' and not metric.name.startswith('f1@'):
         raise ConfigError('guarantee ltt is about the F1 of an image at a score that is fixed beforehand, so the '
                           f'metric must be f1@SCORE, but is {metric.name}')
+    if guarantee == 'ltt' and fitted_here:
+        raise ConfigError('guarantee ltt needs a confidence and a policy that were fixed beforehand, but how large '
+                          'unsure boxes are to be was found on these images: give --side or '
+                          '"ResolvedEntropy(pixels=...)", or a gate of tools/fit_gate.py')
     if guarantee == 'bootstrap' and count * (1 - certainty) < 1:
         raise ConfigError(f'a certainty of {certainty:g} needs at least {math.ceil(1 / (1 - certainty) - 1e-9)} '
                           f'resamples, but got {count}')
@@ -181,7 +189,7 @@ def calibrate(pair: Pair, confidence: Confidence, scores, target, metric: Option
             calibration=dict(annotations=pair.truth.checksum, images=images, marks=pair.truth.marks(), leak=bool(leak),
                              resamples=count if guarantee == 'bootstrap' else None, seed=seed),
             merge=pair.merge.to_dict(), alignment=pair.alignment and pair.alignment.to_dict())
-    return Calibration(curve, (kind, value), quantity, bound, chosen, point, guarantee, certainty)
+    return Calibration(curve, (kind, value), quantity, bound, chosen, point, guarantee, certainty, fitted_here)
 
 
 def _limited(kind, value, pair, curve, metric, drawn, progress):
@@ -205,7 +213,7 @@ def _limited(kind, value, pair, curve, metric, drawn, progress):
 
 def routed_curve(pair, policy, scores, metric, points=None, include=()) -> OperatingCurve:
     """The curve of a policy, or of a plain threshold on confidences where there is none."""
-    if policy is not None and len(pair.options) > 2:
+    if policy is not None and (len(pair.options) > 2 or policy.knob != 'threshold'):
         return policy_curve(pair, policy, scores, metric, points, coco=False, include=include)
     if len(pair.options) > 2:
         raise ConfigError(f'{len(pair.options) - 1} options need a policy that chooses among them: see policy_for')
@@ -219,10 +227,9 @@ def _setting(pair, curve, value):
     if curve.policy is None:
         return dict(threshold=value, base=_model(pair.base, pair.weights.get('base')))
     routing = {k: v for k, v in curve.policy.to_dict().items() if k != curve.knob}
-    lighter = [dict(_model(o.results, o.weights), size=o.size) for o in pair.lighter]
-    return dict(routing=routing, lighter=tuple(lighter), base=dict(_model(pair.base, pair.weights.get('base')),
-                                                                   size=pair.size),
-                **{'threshold': None, 'price': None, curve.knob: value})
+    *lighter, base = (dict(_model(results, weights), size=size) for results, weights, size in pair.described[1:])
+    return {'routing': routing, 'lighter': tuple(lighter), 'base': base, 'threshold': None, 'price': None,
+            curve.knob: value}
 
 
 def _model(results, weights):

@@ -43,6 +43,7 @@ class Cascade(Pair):
     Attributes:
         lighter (tuple[Lighter, ...]): Options 1 to K - 1, by their mean GFLOPs.
         size (float | None): The longer side of the base's input in pixels, where known.
+        whole (bool): False for some of the images, whose options stand as for all of them, whatever they cost there.
 
     Raises:
         ConfigError: No lighter option, one that costs as much as the base or more, two of one name, or a merge or an
@@ -51,6 +52,7 @@ class Cascade(Pair):
 
     lighter: tuple = ()
     size: Optional[float] = None
+    whole: bool = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -61,9 +63,10 @@ class Cascade(Pair):
                               f'{len(self.lighter) + 1}: leave them out, or name one base')
         found = [replace(o, gflops=check_gflops(o.gflops, len(self.truth), f'GFLOPs of {o.results.name}'))
                  for o in self.lighter]
-        found.sort(key=lambda o: o.gflops.mean())
+        if self.whole:
+            found.sort(key=lambda o: o.gflops.mean())
         object.__setattr__(self, 'lighter', tuple(found))
-        if found[-1].gflops.mean() > self.base_gflops.mean():
+        if self.whole and found[-1].gflops.mean() > self.base_gflops.mean():
             raise ConfigError(f'the base must be the most costly option, but {found[-1].results.name} costs '
                               f'{found[-1].gflops.mean():g} GFLOPs and {self.base.name} {self.base_gflops.mean():g}')
         names = [r.name for r in self.options]
@@ -78,6 +81,11 @@ class Cascade(Pair):
         return (self.saver, *(o.results for o in self.lighter), self.base)
 
     @property
+    def described(self) -> tuple:
+        (saver, base), lighter = super().described, [(o.results, o.weights, o.size) for o in self.lighter]
+        return (saver, *lighter, (*base[:2], self.size))
+
+    @property
     def option_gflops(self) -> np.ndarray:
         """(K, I) GFLOPs of the options 1 to K alone."""
         return np.stack([*(o.gflops for o in self.lighter), self.base_gflops])
@@ -88,7 +96,7 @@ class Cascade(Pair):
         grow with the cost, as with several models."""
         known = [*(o.size for o in self.lighter), self.size]
         if None in known or (np.diff(known) < 0).any():
-            return np.sqrt(self.option_gflops.mean(axis=1))
+            return np.sqrt(self.mean_gflops)
         return np.array(known, np.float64)
 
     @cached_property
@@ -110,8 +118,9 @@ class Cascade(Pair):
                                     for o in self.lighter])
 
     def take(self, images) -> 'Cascade':
-        return replace(self, truth=self.truth.take(images), saver=self.saver.take(images), base=self.base.take(images),
-                       saver_gflops=self.saver_gflops[images], base_gflops=self.base_gflops[images],
+        return replace(self, whole=False, truth=self.truth.take(images), saver=self.saver.take(images),
+                       base=self.base.take(images), saver_gflops=self.saver_gflops[images],
+                       base_gflops=self.base_gflops[images],
                        lighter=tuple(replace(o, results=o.results.take(images), gflops=o.gflops[images])
                                      for o in self.lighter))
 

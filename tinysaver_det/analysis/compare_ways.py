@@ -113,15 +113,14 @@ def compare_ways(pair: Cascade, metric: Optional[Metric] = None, folds: int = 5,
         raise DataError(f'{pair.saver.name} and {pair.base.name} have the same {metric.name} ({values[0, 0]:.3f}) on '
                         'these images: there is nothing to gain')
     rows = _held_out(pair, metric, fold, seed, reference, step)
-    costs = pair.option_gflops.mean(axis=1)
+    costs = pair.mean_gflops
     base_alone = pair.two_way()
     found = {TWO_WAY: (base_alone, Price(0.0, costs[-1:])), K_WAY: (pair, Price(0.0, costs)),
              FREE: (pair, Price(0.0, costs))}
     ways = {LINE: _line(pair, settled, gflops, values, weights, certainty)}
     step()
     for name, (part, policy) in found.items():
-        judge = settled if part is pair or settled.scores is None else \
-            Metric(settled.name, (settled.scores[0], settled.scores[-1]))
+        judge = settled if part is pair else settled.for_base_alone()
         ways[name] = _figures(name, part, policy_curve(part, policy, rows[name], judge, name=name, coco=False),
                               policy_curve(part, policy, rows[name], judge, POINTS, name, coco=False), weights,
                               certainty)
@@ -151,10 +150,10 @@ def _held_out(pair, metric, fold, seed, reference, step):
         mine = {}
         for name, (source, target) in {K_WAY: (rest, part), TWO_WAY: (rest.two_way(), part.two_way())}.items():
             gate = fit_gate(source, metric, seed=seed, features=pair.saver.features is not None)
-            policy = Price(0.0, pair.option_gflops.mean(axis=1)[-gate.options:])
+            policy = Price(0.0, pair.mean_gflops[-gate.options:])
             mine[name] = policy_rows(target.saver, target.truth, gate, policy)
         free = fit_resolved(rest, metric, reference or rest.truth)
-        mine[FREE] = policy_rows(part.saver, part.truth, free, Price(0.0, pair.option_gflops.mean(axis=1)))
+        mine[FREE] = policy_rows(part.saver, part.truth, free, Price(0.0, pair.mean_gflops))
         for name, rows in mine.items():
             found.setdefault(name, np.empty((len(fold), rows.shape[1])))[fold == k] = rows
         step()

@@ -1,6 +1,8 @@
 """Whether what calibration promises holds: calibrate on one part of the images, test on the rest, many times."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from ..routing import build_policy
 from .calibration import calibrate
 from .pair import Pair
 from .risk_control import image_losses
+from .scoring import policy_rows
 from .walk import Walk
 
 
@@ -47,7 +50,7 @@ class Coverage:
 
 
 def coverage(pair: Pair, confidence: Confidence, scores, target, splits: int = 200, seed: int = 0, progress=None,
-             **settings) -> Coverage:
+             fit: Optional[Callable] = None, **settings) -> Coverage:
     """Calibrate on random halves and test on the others.
 
     Args:
@@ -55,6 +58,8 @@ def coverage(pair: Pair, confidence: Confidence, scores, target, splits: int = 2
         splits: How many.
         seed: Of the splits.
         progress: Called with the number of finished splits and of all.
+        fit: Makes confidence and policy of a half, in place of those given, where they are fitted on what is calibrated
+            on.
         settings: More for :func:`calibrate`.
     """
     rng, images = np.random.default_rng(seed), len(pair.truth)
@@ -66,7 +71,11 @@ def coverage(pair: Pair, confidence: Confidence, scores, target, splits: int = 2
     for k in range(splits):
         shuffled = rng.permutation(images)
         half, rest = np.sort(shuffled[:images // 2]), np.sort(shuffled[images // 2:])
-        found = calibrate(pair.take(half), confidence, scores[half], target, for_images=len(rest), seed=k, **settings)
+        calibrated = pair.take(half)
+        if fit is not None:
+            confidence, settings['policy'] = fit(calibrated)
+            scores = policy_rows(pair.saver, pair.truth, confidence, settings['policy'])
+        found = calibrate(calibrated, confidence, scores[half], target, for_images=len(rest), seed=k, **settings)
         if found.point is not None:
             tested, own = pair.take(rest), scores[rest]
             chosen = build_policy(found.point.policy)(own)

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Optional
 
 import numpy as np
@@ -72,7 +72,9 @@ class OperatingCurve:
     @property
     def spent(self) -> np.ndarray:
         """(P,) the handover; with several options the share of the base's GFLOPs that is spent beside the saver."""
-        return self.handover if self.shares is None else (self.gflops - self.saver_gflops) / self.base_gflops
+        if self.shares is None:
+            return self.handover
+        return np.maximum.accumulate(self.gflops - self.saver_gflops) / self.base_gflops
 
     @property
     def saver(self) -> float:
@@ -246,7 +248,7 @@ def policy_curve(pair, policy, rows, metric: Optional[Metric] = None, points: Op
     if points is not None and points < len(parted):
         every = Walk(np.zeros(len(evaluator), np.int8), np.searchsorted(parted, np.arange(len(at)), side='right'),
                      image, option, len(parted))
-        spent = every.totals(costs)
+        spent = np.maximum.accumulate(every.totals(costs))  # where images differ in cost it may fall a little
         wanted = np.linspace(spent[0], spent[-1], points)
         after = np.searchsorted(spent, wanted).clip(0, len(spent) - 1)
         before = np.maximum(after - 1, 0)
@@ -374,11 +376,15 @@ def random_assignment(pair, curve: OperatingCurve, points: int = 51, seeds: int 
         curve: What the policy gave.
         points, seeds: As for :func:`random_band`.
     """
-    curves = [policy_curve(pair, curve.policy, np.random.default_rng(s).permutation(curve.rows), curve.metric, points,
-                           coco=False) for s in range(seeds)]
-    values = np.array([c.value for c in curves])
-    return RandomBand(curves[0].spent, np.mean([c.gflops for c in curves], axis=0), values.mean(axis=0),
-                      values.min(axis=0), values.max(axis=0), seeds)
+    few = policy_curve(pair, curve.policy, curve.rows, curve.metric, points, coco=False)
+    values, gflops = [], []
+    for s in range(seeds):
+        other = np.random.default_rng(s).permutation(len(pair.truth))
+        walk = replace(few.walk, image=other[few.walk.image])
+        values.append(curve.metric.values(pair.evaluator, walk)[0])
+        gflops.append(walk.totals(pair.costs) / len(other))
+    return RandomBand(few.spent, np.mean(gflops, axis=0), np.mean(values, axis=0), np.min(values, axis=0),
+                      np.max(values, axis=0), seeds)
 
 
 def pareto(points):

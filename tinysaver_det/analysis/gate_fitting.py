@@ -110,11 +110,8 @@ def fit_gate(pair: Pair, metric: Optional[Metric] = None, seed: int = 0, feature
 
 def _described(pair):
     """What a gate says of each option of the base, the cheapest first."""
-    lighter = [(o.results, o.weights, o.size) for o in getattr(pair, 'lighter', ())]
-    found = [*lighter, (pair.base, pair.weights.get('base'), getattr(pair, 'size', None))]
-    return [dict(name=results.name, results=results.checksum, weights=weights, size=size and float(size),
-                 gflops=float(gflops))
-            for (results, weights, size), gflops in zip(found, pair.option_gflops.mean(axis=1))]
+    return [dict(name=results.name, results=results.checksum, weights=weights, size=size, gflops=float(gflops))
+            for (results, weights, size), gflops in zip(pair.described[1:], pair.mean_gflops)]
 
 
 def few_images(images: int) -> list:
@@ -225,7 +222,7 @@ class _Choice:
 def _choose(pair, metric, data, held_out, fold, seed, features):
     """The usual learners and lean, or those whose routing of held-out images retains clearly more."""
     found, closed = [], None
-    gflops = pair.option_gflops.mean(axis=1)
+    gflops = pair.mean_gflops
     doubt = data.summed(held_out[CLOSED])
     mean_doubt = np.maximum(doubt.mean(axis=0), 1e-12)
     for learners in CHOICES:

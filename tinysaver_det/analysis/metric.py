@@ -63,6 +63,10 @@ class Metric:
             scores = tuple(_best_score(m, int(evaluator.objects[0].sum())) for m in evaluator.options)
         return replace(self, scores=scores)
 
+    def for_base_alone(self) -> 'Metric':
+        """The same, settled for several options, for an evaluator of the saver and the last of them."""
+        return self if self.scores is None else replace(self, scores=(self.scores[0], self.scores[-1]))
+
     def values(self, evaluator: RoutedEvaluator, walk: Walk, weights=None, progress=None) -> np.ndarray:
         """The metric at every point of a walk.
 

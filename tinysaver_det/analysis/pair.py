@@ -58,9 +58,19 @@ class Pair:
         return self.saver, self.base
 
     @property
+    def described(self) -> tuple:
+        """(Results, SHA-256 of the weights or None, longer side of the input or None) of each of the options."""
+        return tuple((r, self.weights.get(s), None) for s, r in (('saver', self.saver), ('base', self.base)))
+
+    @property
     def option_gflops(self) -> np.ndarray:
         """(K, I) GFLOPs of the options 1 to K alone."""
         return self.base_gflops[None]
+
+    @property
+    def mean_gflops(self) -> np.ndarray:
+        """(K,) their means over the images, for a policy: never falling, also on few images on which they would."""
+        return np.maximum.accumulate(self.option_gflops.mean(axis=1))
 
     @property
     def costs(self) -> np.ndarray:

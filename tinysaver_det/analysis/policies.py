@@ -20,7 +20,7 @@ POINTS = 51
 SPENT = np.linspace(0.05, 0.95, 19)  # shares of the base's GFLOPs at which a curve is looked at
 
 
-def policy_for(pair: Pair, confidence: Confidence, metric: Optional[Metric] = None, pixels: Optional[float] = None):
+def policy_for(pair: Pair, confidence: Confidence, metric: Optional[Metric] = None, side: Optional[float] = None):
     """The policy that goes with a confidence, its knob at nothing.
 
     Args:
@@ -29,24 +29,33 @@ def policy_for(pair: Pair, confidence: Confidence, metric: Optional[Metric] = No
             each gains, else the smallest scale.
         confidence: It.
         metric: For :func:`fit_pixels`; mAP by default.
-        pixels: Of :class:`~tinysaver_det.routing.SmallestScale`; found on the pair's images by default.
+        side: Of an unsure box that is large enough for the last option, as a share of the image's longer side in
+            (0, 1]; a smaller option wants it as many pixels large as the last shows it. Found on the pair's images by
+            default.
 
     Raises:
-        ConfigError: The confidence is for another number of options, or for options of another cost.
+        ConfigError: The confidence is for another number of options, or for options of another cost, or a side that
+            cannot be or is of no use.
     """
     options = len(pair.options) - 1
+    chosen_by_size = options > 1 and (confidence.options or 1) == 1
+    if side is not None and not chosen_by_size:
+        raise ConfigError(f'a side of {side:g} is of no use: {type(confidence).__name__} '
+                          + ('goes with one option of the base' if options == 1 else 'tells what each option gains'))
     if options == 1 and (confidence.options or 1) == 1:
         return Threshold(0.0)
-    if confidence.options is None:
-        if pixels is None:
-            pixels = fit_pixels(pair, confidence, metric)
-        return SmallestScale(0.0, pixels, pair.sizes)
+    if chosen_by_size:
+        if side is not None and not 0 < side <= 1:
+            raise ConfigError(f"the side of an unsure box must be a share of the image's longer side above 0 and at "
+                              f'most 1, but got {side:g}')
+        pixels = fit_pixels(pair, confidence, metric) if side is None else side * pair.sizes[-1]
+        return SmallestScale(0.0, float(pixels), pair.sizes)
     policy = Price(0.0, confidence.gflops)
-    if options != confidence.options or not np.allclose(confidence.gflops, pair.option_gflops.mean(axis=1), rtol=0.05):
+    if options != confidence.options or not np.allclose(confidence.gflops, pair.mean_gflops, rtol=0.05):
+        out = 'give those of these' if isinstance(confidence, ResolvedEntropy) else 'fit one with tools/fit_gate.py'
         raise ConfigError(
-            f'the gate was fitted for options of {_listed(confidence.gflops)} GFLOPs, but here they are '
-            f'{", ".join(r.name for r in pair.options[1:])} of {_listed(pair.option_gflops.mean(axis=1))}: fit one for '
-            'these with tools/fit_gate.py')
+            f'{type(confidence).__name__} is for options of {_listed(confidence.gflops)} GFLOPs, but here they are '
+            f'{", ".join(r.name for r in pair.options[1:])} of {_listed(pair.mean_gflops)}: {out}')
     return policy
 
 
@@ -66,7 +75,7 @@ def fit_pixels(pair: Pair, confidence: Confidence, metric: Optional[Metric] = No
 
 
 def fit_resolved(pair: Pair, metric: Optional[Metric] = None,
-                 reference: Optional[GroundTruth] = None) -> ResolvedEntropy:
+                 reference: Optional[GroundTruth] = None, given: Optional[dict] = None) -> ResolvedEntropy:
     """The :class:`~tinysaver_det.confidence.ResolvedEntropy` for the options of a pair.
 
     ``pixels`` is the value for which the metric is highest on these images, as a mean over budgets (:func:`worth`);
@@ -76,21 +85,40 @@ def fit_resolved(pair: Pair, metric: Optional[Metric] = None,
         pair: Saver and options.
         metric: mAP by default. For an F1 that is pooled over classes all classes weigh the same.
         reference: Annotations whose objects weigh the classes; the saver's scores do by default.
+        given: Settings that are to be as they are.
     """
     metric = (metric or Metric('mAP')).settle(pair.evaluator)
     weighed = default_confidence(metric.name) == 'ClassWeightedEntropy'
-    settings = dict(sizes=pair.sizes.tolist(), gflops=pair.option_gflops.mean(axis=1).tolist(),
+    settings = dict(sizes=pair.sizes.tolist(), gflops=pair.mean_gflops.tolist(),
                     masses=class_masses(pair.truth, pair.saver, reference) if weighed else None)
+    settings.update(given or {})
     best, policy = None, Price(0.0, settings['gflops'])
-    for side in SIDES:
-        built = ResolvedEntropy(float(side * pair.sizes[-1]), **settings)
+    tried = [settings.pop('pixels')] if 'pixels' in settings else SIDES * pair.sizes[-1]
+    scale = settings.pop('scale', None)
+    for pixels in np.atleast_1d(tried):
+        built = ResolvedEntropy(float(pixels), **settings)
         rows = policy_rows(pair.saver, pair.truth, built, policy)
         curve = policy_curve(pair, policy, rows, metric, POINTS, coco=False)
         if best is None or worth(curve) > best[0]:
             best = worth(curve), built.pixels, curve
     _, pixels, curve = best
     gained, told = curve.base - curve.saver, float(curve.rows[:, -1].mean())
-    return ResolvedEntropy(pixels, **settings, scale=gained / told if gained > 0 and told > 0 else 1.0)
+    if scale is None:
+        scale = gained / told if gained > 0 and told > 0 else 1.0
+    found = ResolvedEntropy(pixels, **settings, scale=scale)
+    found.fitted_here = 'pixels' not in (given or {})
+    return found
+
+
+def fitted_here(confidence: Confidence, policy, side: Optional[float] = None) -> bool:
+    """Whether how large unsure boxes are to be was found on the images at hand.
+
+    Args:
+        confidence: By whose :func:`policy_for`, or :func:`fit_resolved`.
+        policy: It.
+        side: What was given to :func:`policy_for`.
+    """
+    return getattr(confidence, 'fitted_here', False) or isinstance(policy, SmallestScale) and side is None
 
 
 def worth(curve: OperatingCurve) -> float:
@@ -130,7 +158,7 @@ def oracle_curve(pair: Pair, metric: Metric, points: Optional[int] = None) -> Op
     """
     count = len(pair.options) - 1
     found = [gains(pair.evaluator, metric, option=k + 1) * len(pair.truth) for k in range(count)]
-    policy = Price(0.0, pair.option_gflops.mean(axis=1))
+    policy = Price(0.0, pair.mean_gflops)
     return policy_curve(pair, policy, np.column_stack([np.zeros(len(pair.truth)), *found]), metric, points,
                         'greedy oracle', coco=False)
 

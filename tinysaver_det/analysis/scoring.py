@@ -118,16 +118,18 @@ def named_confidences(names: Optional[Sequence[str]], truth: GroundTruth, result
     found = {}
     for name in wanted:
         config = parse_confidence(name)
-        if config == dict(type='ResolvedEntropy'):
+        if config['type'] == 'ResolvedEntropy':
             if not several:
                 raise ConfigError('ResolvedEntropy chooses among several options of a base, but there is one: give '
                                   '--base again, or use ClassWeightedEntropy')
             from .policies import fit_resolved  # which needs this module itself
 
-            config = fit_resolved(pair, metric and Metric(metric), reference).to_dict()
-        if config['type'] == 'ClassWeightedEntropy' and 'masses' not in config:
-            config['masses'] = class_masses(truth, results, reference)
-        built = build_confidence(config)
+            given = {k: v for k, v in config.items() if k != 'type'}
+            built = fit_resolved(pair, metric and Metric(metric), reference, given)
+        else:
+            if config['type'] == 'ClassWeightedEntropy' and 'masses' not in config:
+                config['masses'] = class_masses(truth, results, reference)
+            built = build_confidence(config)
         built.bind(truth.classes)
         built.check_saver(results.name, weights)
         found[os.path.normpath(name) if 'file' in config else name.replace(' ', '')] = built

@@ -16,7 +16,7 @@ from .evaluator import RoutedEvaluator
 from .matching import match
 from .metric import Metric
 from .pair import Pair, check_gflops, split_gflops, split_name
-from .policies import last_option_alone, oracle_curve, policy_for, static_line
+from .policies import fitted_here, last_option_alone, oracle_curve, policy_for, static_line
 from .records import read_results
 from .scoring import confidences, policy_rows
 from .walk import Walk
@@ -24,7 +24,8 @@ from .walk import Walk
 
 def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = None, points: Optional[int] = None,
           statics: Sequence[tuple] = (), groups: Optional[dict] = None, point: Optional[OperatingPoint] = None,
-          trusted: Optional[Confidence] = None, progress=None, pixels: Optional[float] = None) -> SweepReport:
+          trusted: Optional[Confidence] = None, progress=None, policy=None,
+          side: Optional[float] = None) -> SweepReport:
     """Sweep the threshold of a cascade over recorded results; with several options, the knob of each policy.
 
     With several options each confidence has two curves, of the policy that goes with it (see
@@ -41,7 +42,9 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
         point: An operating point to apply: its confidence comes first, and its threshold is marked.
         trusted: The point's confidence as a live detector has it, which has compared the rest already.
         progress: Called with the number of finished steps and of all.
-        pixels: Of the smallest scale, see :func:`~tinysaver_det.analysis.policies.policy_for`.
+        policy: Of the first confidence, where there are several options; see
+            :func:`~tinysaver_det.analysis.policies.policy_for`, which finds one by default.
+        side: For that.
 
     Raises:
         OperatingPointError: The point was made for something else.
@@ -74,13 +77,14 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
     several, curves, two_way = len(pair.options) > 2, [], []
     for name, confidence in scored.items():
         if several:
-            policy = build_policy(point.policy) if point is not None and not curves else \
-                policy_for(pair, confidence, metric, pixels)
-            rows = policy_rows(pair.saver, pair.truth, confidence, policy)
-            curves.append(policy_curve(pair, policy, rows, metric, points, name, coco=not curves, include=include))
-            two_way.append(policy_curve(base_alone, *last_option_alone(policy, rows), metric, points,
+            chosen = None if curves else policy if point is None else build_policy(point.policy)
+            chosen = chosen or policy_for(pair, confidence, metric, side)
+            rows = policy_rows(pair.saver, pair.truth, confidence, chosen)
+            curves.append(policy_curve(pair, chosen, rows, metric, points, name, coco=not curves, include=include))
+            two_way.append(policy_curve(base_alone, *last_option_alone(chosen, rows), metric.for_base_alone(), points,
                                         f'{name}, two-way', coco=False))
         else:
+            policy_for(pair, confidence, metric, side)  # refuses what is for several options
             curves.append(operating_curve(evaluator, confidences(pair.saver, pair.truth, confidence), pair.saver_gflops,
                                           pair.base_gflops, metric, points, name, coco=not curves,
                                           include=include, base_option=base_option))
@@ -94,8 +98,9 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
     random = random_assignment(pair, curves[0]) if several else \
         random_band(evaluator, pair.saver_gflops, pair.base_gflops, metric)
     step()
-    options = []
+    options, fitted = [], False
     if several:
+        fitted = point is None and policy is None and fitted_here(next(iter(scored.values())), curves[0].policy, side)
         gflops, values = static_line(pair, metric)
         options = [Static(*o) for o in zip([r.name for r in pair.options], gflops[0], values[0])][1:]
     others = []
@@ -112,7 +117,7 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
         statics=others, groups=rows,
         confidences={c.name: scored[n].summary() for found in (curves, two_way) for n, c in zip(scored, found)},
         policies={c.name: c.policy.to_dict() for c in (*curves, *two_way) if c.policy is not None},
-        notes=[*pair.notes(), *_seen(pair, scored)], point=point, merge=pair.merge.to_dict(),
+        notes=[*pair.notes(), *_seen(pair, scored)], point=point, fitted_here=fitted, merge=pair.merge.to_dict(),
         alignment=pair.alignment and pair.alignment.names,
         objects=np.bincount(pair.truth.label[~pair.truth.crowd], minlength=len(pair.truth.classes)))
 
@@ -131,7 +136,7 @@ def _confidence_of(point, pair, trusted):
     point.check(classes=pair.truth.classes, names=dict(saver=pair.saver.name, base=pair.base.name),
                 weights=pair.weights, images=pair.truth.marks(),
                 options=None if len(pair.options) == 2 and not point.lighter else
-                [dict(name=r.name) for r in pair.options[1:]])
+                [dict(name=r.name, weights=w, size=s) for r, w, s in pair.described[1:]])
     return build_confidence(point.confidence)
 
 

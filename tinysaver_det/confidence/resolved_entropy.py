@@ -33,9 +33,15 @@ class ResolvedEntropy(ClassWeightedEntropy):
         ConfigError: A number that cannot be.
         ClassesError: See :class:`ClassWeightedEntropy`.
 
+    Attributes:
+        fitted_here (bool): Whether ``pixels`` was found on the images at hand, by
+            :func:`~tinysaver_det.analysis.policies.fit_resolved`.
+
     Source: none known; that an object's size in the input decides whether it is found is the reason for COCO's size
     ranges (Lin et al. 2014).
     """
+
+    fitted_here: bool = False
 
     def __init__(self, pixels: float, sizes: Sequence[float], gflops: Sequence[float], scale: float = 1.0, masses=None,
                  power=1.0, unseen_score=0.01):

@@ -77,6 +77,9 @@ def calibration_sentences(pair, calibration) -> list:
     if point is not None and point.calibration['leak']:
         found.append('Calibrated on images of the test, or that the gate was fitted on: figures on them are too good '
                      '(--allow-leak).')
+    if point is not None and calibration.fitted_here:
+        found.append('How large unsure boxes are to be in the input was found on these very images; the certainty does '
+                     'not count this choice of a single number (--check-coverage does).')
     return found + pair.notes()
 
 

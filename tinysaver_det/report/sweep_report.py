@@ -75,6 +75,7 @@ class SweepReport:
         merge (dict): What becomes of an image that is handed over.
         alignment (dict | None): Names of the models whose scores are aligned.
         options (list[Static]): Those of the base, alone on all images, where there are several.
+        fitted_here (bool): Whether the first curve's confidence or policy has a number that was found on these images.
         policies (dict): Configuration of the policy of each curve that has more to say than a threshold.
     """
 
@@ -96,6 +97,7 @@ class SweepReport:
     alignment: Optional[dict] = None
     options: list = field(default_factory=list)
     policies: dict = field(default_factory=dict)
+    fitted_here: bool = False
 
     @property
     def single_models(self) -> list:
@@ -202,7 +204,7 @@ class SweepReport:
         if not self.options:
             return None
         first, drops = self.curves[0], (0.005, 0.01, 0.02)
-        at = [first.cheapest(d) for d in drops]
+        at = [first.cheapest(d) if first.drop.min() <= d else None for d in drops]
         table = Table(title=f'who answers ({escape(first.name)}, {_policy(self.policies[first.name])})',
                       title_justify='left')
         table.add_column('option')
@@ -211,8 +213,9 @@ class SweepReport:
         models = [Static(self.saver, first.saver_gflops, first.saver), *self.options]
         for k, model in enumerate(models):
             table.add_row(escape(model.name), f'{model.gflops:.3g}', _value(model.value),
-                          *(f'{first.shares[p, k]:.0%}' for p in at), end_section=k == len(models) - 1)
-        table.add_row(first.knob, '', '', *(f'{first.thresholds[p]:.4g}' for p in at))
+                          *('-' if p is None else f'{first.shares[p, k]:.0%}' for p in at),
+                          end_section=k == len(models) - 1)
+        table.add_row(first.knob, '', '', *('-' if p is None else f'{first.thresholds[p]:.4g}' for p in at))
         return table
 
     def static_table(self):
@@ -277,8 +280,7 @@ class SweepReport:
             found.append('Two-way: to the base alone, which is the most costly option. Random: as many images to each '
                          'option as by the first confidence, but random ones. Between single models: each used alone, '
                          'or two of them on random images.')
-            if self.point is None and (self.policies[first.name]['type'] == 'SmallestScale'
-                                       or self.confidences[first.name].get('type') == 'ResolvedEntropy'):
+            if self.fitted_here:
                 found.append('How large unsure boxes are to be in the input was found on these very images; it is a '
                              'single number.')
         spent = "budgets of 10% to 90% of the base's GFLOPs" if self.options else 'handovers of 10% to 90%'
@@ -368,6 +370,9 @@ class SweepReport:
         def curve(c):
             found = dict(name=c.name, threshold=c.thresholds, handover=c.handover, gflops=c.gflops, value=c.value,
                          retention=c.retention(), saved_at_drop=c.saved_at_drop(), knob=c.knob, shares=c.shares)
+            if c.shares is not None:  # a two-way curve has the last option alone
+                found['options'] = [self.saver, *(o.name for o in self.options)][:1] + [
+                    o.name for o in self.options][1 - c.shares.shape[1]:]
             if c.figures is not None:
                 found['metrics'] = dict(zip(METRICS, c.figures.mean.T))
             return found
@@ -383,7 +388,6 @@ class SweepReport:
             random={k: getattr(self.random, k) for k in ('handover', 'gflops', 'value', 'low', 'high')},
             oracle={k: getattr(self.oracle, k) for k in ('handover', 'gflops', 'value')},
             single=dict(zip(('gflops', 'value'), zip(*self.single_models))) if self.options else None,
-            options=[self.saver, *(o.name for o in self.options)],
             statics=[dict(s.__dict__) for s in (*self.options[:-1], *self.statics)],
             class_table=dict(names=self.classes, objects=self.objects, saver=class_ap[0],
                              base=first.base_figures.class_ap[0],
