@@ -175,3 +175,9 @@ def test_zero_when_a_needed_feature_was_not_finite(bad):
     assert OfFeatures()(detections([0.5], features=[0.75, bad])) == 0
     assert OfFeatures(fitted=False)(detections([0.5], features=[0.75, bad])) == 0.75
     assert build_confidence(dict(type='MaxScore'))(detections([0.5], features=[bad])) == 0.5
+
+
+@pytest.mark.parametrize('name', [['MaxScore'], {}, None, 3])
+def test_a_type_that_is_no_name_is_refused(name):
+    with pytest.raises(ConfigError, match='confidence type must be one of MaxScore'):
+        build_confidence(dict(type=name))

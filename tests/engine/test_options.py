@@ -1,5 +1,6 @@
 """A base with several options in a test, in its record, in the demo and in the benchmark."""
 
+import csv
 import json
 import pickle
 
@@ -100,6 +101,30 @@ def test_a_sweep_shows_the_figures_of_the_test(scaled, tmp_path, capsys):
     assert [(o['name'], o['scale']) for o in written['options']] == [
         ('base 32x32', [32, 32]), ('base 64x64', [64, 64]), ('base 96x96', [96, 96])]
     assert written['price'] is None and written['threshold'] == summary.threshold
+
+
+@pytest.mark.parametrize('routing', ['scaled', 'priced'])
+def test_a_sweep_is_of_the_detectors_own_policy(routing, request, tmp_path):
+    cfg = fresh(request.getfixturevalue(routing))
+    if routing == 'priced':  # what a fit to the record would not give
+        cfg.model.routing = dict(type='Price', gflops=[3e-4, 1.2e-3, 2.7e-3])
+    summary = evaluate(cfg, quiet=True, sweep_folder=str(tmp_path / 'sweep'))
+    policy, curve = build_detector(cfg).routing, json.loads((tmp_path / 'sweep' / 'summary.json').read_text())
+    swept = curve['policies'][type(build_detector(cfg).confidence).__name__]
+    assert {k: v for k, v in swept.items() if k != policy.knob} == {
+        k: v for k, v in policy.to_dict().items() if k != policy.knob}
+    with open(tmp_path / 'sweep' / 'curve.csv') as f:
+        gflops = [float(row['gflops']) for row in csv.DictReader(f)]
+    assert min(abs(g - summary.gflops_per_image) for g in gflops) < 1e-9 * summary.gflops_per_image
+
+
+def test_a_test_refuses_models_in_another_order_than_their_cost(config):
+    sizes = config.model.base
+    config.model.base = [dict(sizes, scales=[96]), dict(sizes, scales=[32])]
+    config.model.update(threshold=2, routing=dict(type='SmallestScale', pixels=1, sizes=[32, 96]))
+    with pytest.raises(ConfigError, match='from the cheapest to the most costly, but base.1 32x32 costs .* GFLOPs on an '
+                       'image of .* pixels and stands behind base.0 96x96 with'):
+        evaluate(fresh(config), quiet=True)
 
 
 def test_a_single_scale_is_recorded_as_a_pair(config, tmp_path):

@@ -12,6 +12,7 @@ from mmengine.structures import InstanceData
 
 from tinysaver_det.analysis import Metric, calibrate, confidences, operating_curve, read_record
 from tinysaver_det.confidence import Confidence, build_confidence
+from tinysaver_det.engine.command import read_config
 from tinysaver_det.engine.evaluate import evaluate
 from tinysaver_det.errors import ConfigError, DataError, OperatingPointError
 from tinysaver_det.evaluation import StageRecordMetric
@@ -122,6 +123,46 @@ def test_an_operating_point_sets_threshold_and_confidence(recorded, photos, tmp_
     stages = [s.stage for s in predict(detector, photos.paths)]
     assert stages == ['base' if s < point.threshold else 'saver' for s in confidences(
         read_record(folder).saver, read_record(folder).truth, detector.confidence)]
+
+
+def with_options(config, path, **options):
+    """The config as a command line reads it."""
+    config.dump(str(path))
+    cfg = read_config(str(path), options)
+    cfg.experiment_name = fresh(config).experiment_name
+    return cfg
+
+
+def test_an_operating_point_takes_the_place_of_what_a_file_says(recorded, tmp_path):
+    config, folder, *_ = recorded
+    path = str(point_of(folder, tmp_path / 'point.json'))
+    point = OperatingPoint.read(path)
+    config.model.confidence = dict(type='MaxScore', unknown=1)
+    config.model.update(price=None, threshold=0.9)
+    cfg = with_options(config, tmp_path / 'a.py')
+    summary = evaluate(cfg, quiet=True, operating_point=path)
+    assert (summary.confidence, summary.threshold) == (point.confidence, point.threshold)
+    assert cfg.model.threshold == 0.9 and '_overridden' not in cfg.pretty_text
+    cfg = with_options(config, tmp_path / 'a.py', **{'model.operating_point': path})
+    detector = build_detector(cfg)  # as a demo or a benchmark has it
+    assert (detector.confidence.to_dict(), detector.threshold) == (point.confidence, point.threshold)
+
+
+def test_an_operating_point_is_compared_with_what_is_asked_for_beside_it(recorded, tmp_path):
+    config, folder, *_ = recorded
+    path = str(point_of(folder, tmp_path / 'point.json'))
+    same = {'model.confidence.type': 'BoxEntropy'}
+    assert evaluate(with_options(config, tmp_path / 'a.py', **same), quiet=True, operating_point=path).images == 6
+    other = {'model.confidence.type': 'MaxScore'}
+    with pytest.raises(OperatingPointError, match="made with confidence BoxEntropy, whose type is 'BoxEntropy', but h"):
+        evaluate(with_options(config, tmp_path / 'a.py', **other), quiet=True, operating_point=path)
+    with pytest.raises(OperatingPointError, match='made with confidence BoxEntropy'):
+        build_detector(with_options(config, tmp_path / 'a.py', **other, **{'model.operating_point': path}))
+    for name, value in (('threshold', 0.5), ('price', 1.0), ('routing.type', 'Threshold')):
+        name, option = name.split('.')[0], {f'model.{name}': value}
+        config.model.routing = {}
+        with pytest.raises(ConfigError, match=f'a {name} .--cfg-options model.{name}. and an operating point, which has'):
+            evaluate(with_options(config, tmp_path / 'a.py', **option), quiet=True, operating_point=path)
 
 
 def test_an_operating_point_goes_with_a_packed_checkpoint(recorded, tmp_path):

@@ -10,13 +10,15 @@ import torch
 from mmengine.config import Config
 
 import tinysaver_det.models  # noqa: F401
-from tinysaver_det.errors import CheckpointError, ConfigError, OperatingPointError
+from tinysaver_det.errors import CheckpointError, ConfigError, GateError, OperatingPointError
 from tinysaver_det.models import Stage
 from tinysaver_det.models.packed import build_detector, load_detector, pack_checkpoint
 from tinysaver_det.models.stage import to_detections
 from tinysaver_det.routing import Price, SmallestScale, Threshold
 
 from ..conftest import predict, tiny_cascade, tiny_config
+from ..gates import gate_content, several_content
+from .scripted import Gains as scripted_gains
 from .scripted import cascade as scripted
 from .scripted import stage
 
@@ -323,6 +325,119 @@ def test_a_policy_of_the_users_own_keeps_its_knob(photos):
     policy = SmallestScale(0.3, 8, [32, 48, 64])
     detector = three({}, routing=policy)
     assert detector.routing is policy and detector.threshold == 0.3
+
+
+@pytest.mark.parametrize('kw', [dict(type=['a']), dict(type={}), dict(type=None)])
+def test_a_routing_of_no_kind(kw):
+    with pytest.raises(ConfigError, match='routing must be a dict with a type of Threshold, Price, SmallestScale'):
+        three({}, routing=kw)
+
+
+# ---- the order of cost ---------------------------------------------------------------------------------------------
+
+def wrong(**kw):
+    """Two models, the more costly one first."""
+    return scripted(stage({0: [LARGE], 1: [SMALL]}), [stage({}, size=96), stage({}, size=32)], **{
+        **dict(threshold=None, routing=dict(ROUTING, sizes=[32, 96], pixels=14)), **kw})
+
+
+ORDER = ('the options of the base must be given from the cheapest to the most costly, but base.1 costs 3.072e-06 '
+         'GFLOPs on an image of 96 x 64 pixels and stands behind base.0 with 2.765e-05: sort the models of the base')
+
+
+def test_options_in_another_order_than_their_cost_are_refused(photos):
+    with pytest.raises(ConfigError, match=ORDER):  # both run on every image
+        predict(wrong(keep_stages=True), photos.paths[:1])
+    detector = wrong()
+    same = [cv2.imread(str(photos.paths[0]))] * 2
+    with pytest.raises(ConfigError, match=ORDER):  # one answers one image, the other one another of this size
+        predict(detector, same)
+    detector = wrong()
+    assert [s.option for s in predict(detector, same[:1])] == [1]
+    with pytest.raises(ConfigError, match=ORDER):  # as a test does in the end, for the base alone
+        detector.base_gflops_alone(same[0])
+
+
+def test_scales_of_several_models_are_compared_too(photos):
+    models = [dict(stage({}), scales=[32, 64]), dict(stage({}), scales=[48, 96])]
+    with pytest.raises(ConfigError, match='but base.1 48x48 costs 6.912e-06 .* stands behind base.0 64x64 with 1.2'):
+        predict(scripted(stage({0: [LARGE]}), models, threshold=None, routing=dict(ROUTING, sizes=[1, 2, 3, 4]),
+                         keep_stages=True), photos.paths[:1])
+
+
+def test_equal_costs_and_other_sizes_are_no_matter(photos):
+    two = [stage({}, size=32), stage({}, size=32)]
+    detector = scripted(stage({0: [LARGE], 1: [SMALL]}), two, threshold=None, keep_stages=True, routing=ROUTING)
+    assert len(predict(detector, photos.paths)) == 6
+    detector = wrong()  # images of different sizes tell nothing of each other
+    assert [s.option for s in predict(detector, photos.paths[:2])] == [1, 2]
+
+
+# ---- what a gate was made for --------------------------------------------------------------------------------------
+
+GATED = dict(type='LearnedGain')
+
+
+def of_sizes(*sizes, weights=None, **kw):
+    """A base of one model at these sizes, and a gate that was fitted for 160, 320 and 480 pixels."""
+    content = several_content()
+    options = [dict(o, weights=w) for o, w in zip(content['options'], weights or [None] * 3)]
+    return scripted(stage({}), dict(stage({i: [answer(0.7)] for i in range(6)}), scales=list(sizes)), **{
+        **dict(confidence=dict(GATED, gate=several_content(options=options)), threshold=None, price=1.0), **kw})
+
+
+@pytest.mark.parametrize('kw', [{}, dict(price=None, routing=ROUTING)])
+def test_a_gate_for_other_sizes_is_refused(kw):
+    with pytest.raises(GateError, match="was fitted for 'large_1' at 160 pixels as option 1 of the base, but here that "
+                       'is 384 pixels wide or high: fit one for these options with tools/fit_gate.py'):
+        of_sizes(384, 512, 768, **kw)
+    with pytest.raises(GateError, match="'large_3' at 480 pixels as option 3 .* is 512 pixels"):
+        of_sizes(160, 320, 512, **kw)
+    of_sizes(160, 320, 480, **kw)
+
+
+def test_a_gate_for_other_weights_of_an_option_is_refused(photos):
+    assert len(predict(of_sizes(160, 320, 480), photos.paths[:1])) == 1
+    detector = of_sizes(160, 320, 480, weights=[None, 'd' * 64, None])
+    with pytest.raises(GateError, match="for 'large_2' as option 2 of the base, but here that is another model"):
+        predict(detector, photos.paths[:1])
+
+
+def test_a_gate_for_another_number_of_options_is_refused():
+    resolved = dict(type='ResolvedEntropy', pixels=8, sizes=[32, 64], gflops=[1, 2])
+    for confidence, name in ((dict(GATED, gate=several_content()), 'LearnedGain tells the gains of 3 options'),
+                             (resolved, 'ResolvedEntropy tells the gains of 2 options'),
+                             (dict(type='Gains'), 'Gains tells the gains of 2 options')):
+        with pytest.raises(ConfigError, match=f'{name}, but the base has 1 option: fit a gate for these options'):
+            scripted(stage({}), stage({}), confidence=confidence)
+    with pytest.raises(ConfigError, match='ResolvedEntropy tells the gains of 2 options, but the base has 3 options: '):
+        three({}, confidence=resolved)
+    three({}, confidence=dict(GATED, gate=gate_content()))  # a confidence like any other
+    three({}, confidence=dict(resolved, sizes=[64], gflops=[1]))
+
+
+def test_gains_without_gflops(photos):
+    confidence = scripted_gains(gflops=(1.0, 2.0))
+    confidence.gflops = None
+    with pytest.raises(ConfigError, match='by their GFLOPs, but Gains has gflops=None beside options=2: set its'):
+        scripted(stage({}), [stage({}), stage({}, size=64)], confidence=confidence, threshold=None, price=1.0)
+    given = dict(type='Price', price=1.0, gflops=[1.0, 2.0])
+    assert scripted(stage({}), [stage({}), stage({}, size=64)], confidence=confidence, threshold=None, routing=given)
+
+
+# ---- a cascade as the saver ----------------------------------------------------------------------------------------
+
+def test_what_a_cascade_as_the_saver_keeps_is_its_own(photos):
+    inner = dict(type='TinySaverDetector', saver=stage({0: [SMALL]}), base=[stage({0: [SURE]}), stage({0: [SURE]}, 64)],
+                 confidence=dict(type='MaxScore'), routing=dict(ROUTING, sizes=[32, 64]), keep_stages=True)
+    saver = dict(model=inner, test_pipeline=stage({})['test_pipeline'])
+    sample, = predict(scripted(saver, stage({}, size=96)), photos.paths[:1])
+    assert sample.option == 0 and sample.confidence == pytest.approx(0.9)
+    assert not [name for name in sample.all_keys() if name.startswith(('option_', 'base_', 'saver_'))
+                and name != 'saver_gflops']
+    sample, = predict(scripted(saver, stage({0: [LARGE]}, size=96), keep_stages=True), photos.paths[:1])
+    assert 'option_instances' not in sample and len(sample.base_instances) == 1
+    assert float(sample.saver_instances.scores) == pytest.approx(0.9)
 
 
 def point(path, **changes):

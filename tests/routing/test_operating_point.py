@@ -299,6 +299,19 @@ def test_smallest_scale_keeps_its_threshold(tmp_path):
     assert OperatingPoint.read(tmp_path / 'p.json').policy == dict(routing, threshold=.25)
 
 
+@pytest.mark.parametrize('routing, words', [
+    (dict(sizes=[416, 640]), "damaged in routing (SmallestScale cannot be built"),
+    (dict(sizes=[640, 416], pixels=20), 'damaged in routing (SmallestScale: sizes must be'),
+    (dict(sizes=[416, 640], pixels=-1), 'damaged in routing (SmallestScale: pixels must be'),
+    (dict(type=[]), 'damaged in routing:'), (dict(type={}), 'damaged in routing:'), (dict(type=None), 'in routing:')])
+def test_a_routing_that_cannot_be_built_is_refused(write, routing, words):
+    point = replace(SEVERAL, threshold=.25, price=None)
+    content = dict(json.loads(json.dumps(point.to_dict())), routing=dict(dict(type='SmallestScale'), **routing))
+    with pytest.raises(OperatingPointError) as error:
+        OperatingPoint.read(write(content))
+    sentence(error, words, 'tools/calibrate.py')
+
+
 @pytest.mark.parametrize('change, named', [
     ({'lambda': None}, 'lambda'), ({'lambda': True}, 'lambda'), ({'lambda': float('nan')}, 'lambda'),
     (dict(threshold=.5), 'threshold'), (dict(gflops=[.5, 4.5]), 'gflops'), (dict(gflops=[.5, None, 4.5]), 'gflops'),

@@ -107,6 +107,16 @@ def test_measures_confidence_and_gains_and_trusts_no_image_that_lost_boxes():
     assert Price(NEVER, GFLOPS)([lost]).tolist() == [0]
 
 
+def test_never_is_above_every_change_however_cheap_an_option_is():
+    for gflops, row in (([3e-6], [.5, .1]), ([3e-6], [.5, -.1]), ([1e-7, 2e-7, 5], [.5, .1, .9, .2])):
+        policy = Price(NEVER, gflops)
+        assert policy([row]).tolist() == [0] and (np.abs(policy.changes([row])[0]) <= MOST).all()
+        assert Price(-NEVER, gflops)([row]).tolist() == [len(gflops)]
+    assert Price(MOST, GFLOPS)([Price(0, GFLOPS).measure(Told(), image(dropped=1))]).tolist() == [0]
+    at, images, options = Price(0, [1e-7, 2e-7, 5]).changes([[.5, .1, .9, .2]])
+    assert options.tolist() == [2, 3] and at[0] == MOST
+
+
 def test_no_images():
     empty = np.zeros((0, 4))
     assert Price(1, GFLOPS)(empty).shape == (0,) and [len(v) for v in Price(1, GFLOPS).changes(empty)] == [0, 0, 0]
@@ -140,11 +150,27 @@ def test_needs_a_confidence_that_tells_as_many_gains():
         Price(1, GFLOPS)(np.zeros((5, 2)))
 
 
+class Half(Confidence):
+    """One of a user who forgot what belongs to ``options``."""
+
+    options = 3
+
+    def score(self, detections):
+        return .5
+
+
+def test_a_confidence_that_lacks_what_belongs_to_its_options():
+    with pytest.raises(ConfigError, match='Half says by options=3 that it tells .* but has no score_and_gains'):
+        Price(1, GFLOPS).measure(Half(), image())
+    assert Half().gflops is None and Half()(image()) == .5
+
+
 def test_round_trip():
     policy = Price(1.5, GFLOPS)
     again = build_policy(json.loads(json.dumps(policy.to_dict())))
     assert again.price == 1.5 and again.gflops.tolist() == list(GFLOPS) and build_policy(policy) is policy
     for config, words in ((dict(type='Nothing'), 'type of Threshold, Price, SmallestScale'), (3, 'routing must be'),
+                          (dict(type=['a']), 'routing must be'), (dict(type={}), 'routing must be'),
                           (dict(type='Price', price=1), 'Price cannot be built')):
         with pytest.raises(ConfigError, match=words):
             build_policy(config)

@@ -34,7 +34,7 @@ def test_the_typical_box_is_the_median_by_entropy():
     assert unsure_side(image([100, 10, 50], [.5, .5, .5])) == 50 / 640
     assert unsure_side(image([64, 128], [.5, 1.0])) == 64 / 640  # a box that is sure has no weight
     assert unsure_side(image([30], [.3], size=(1000, 200))) == .03
-    assert unsure_side(image([], [])) == unsure_side(image([50], [1.0])) == unsure_side(image([50], [.5], (0, 0))) == 0
+    assert unsure_side(image([], [])) == unsure_side(image([50], [1.0])) == unsure_side(image([], [], (0, 0))) == 0
     wide = Detections([[0, 0, 90, 10]], [.5], [0], (100, 100))
     assert unsure_side(wide) == .3
     assert unsure_side(image([5000], [.5])) == 1
@@ -45,7 +45,14 @@ def test_measures_by_the_confidence_and_shows_what_lost_boxes_at_the_largest():
     found = image([64, 60], [.5, .4])
     np.testing.assert_array_equal(policy().measure(entropy, found), [entropy(found), 64 / 640])
     lost = policy().measure(entropy, image([64], [.5], dropped=2))
-    assert lost.tolist() == [0, 0] and policy()([lost]).tolist() == [3]
+    assert lost.tolist() == [0, -1] and policy()([lost]).tolist() == policy(pixels=0)([lost]).tolist() == [3]
+
+
+def test_an_image_of_unknown_size_is_refused():
+    with pytest.raises(ConfigError, match='SmallestScale looks at how large boxes are in their image, but an image has '
+                       'the size 0 x 0: give width and height'):
+        policy().measure(BoxEntropy(), image([64], [.5], size=(0, 0)))
+    assert policy().measure(BoxEntropy(), image([64], [.5], size=(0, 0), dropped=1))[1] == -1
 
 
 def test_changes_say_what_every_threshold_gives():

@@ -42,7 +42,7 @@ def build_confidence(config) -> Confidence:
                           f'but got {config!r}')
     args = dict(config)
     name = args.pop('type')
-    cls = name if isinstance(name, type) else CONFIDENCES.get(name)
+    cls = name if isinstance(name, type) else CONFIDENCES.get(name) if isinstance(name, str) else None
     if cls is None:
         raise ConfigError(f'confidence type must be one of {", ".join(CONFIDENCES)}, but got {name!r}')
     if not issubclass(cls, Confidence):

@@ -27,11 +27,18 @@ class Confidence(ABC):
             for any.
         options (int | None): For how many options of the base it tells what each gains (see :meth:`assess`); None for
             a confidence that tells no gains.
+        gflops (Sequence[float] | None): (K,) of these options alone, ascending, by which a price weighs the gains; None
+            where no gains are told. A class of the user's own that has ``options`` has this and
+            :meth:`score_and_gains`, too.
+        made_for_options (tuple[dict, ...]): The options of the base that the gains are for: ``name`` and, where known,
+            ``size`` and ``weights`` (SHA-256) of each; empty for any.
     """
 
     needs_features: bool = False
     made_for: Optional[dict] = None
     options: Optional[int] = None
+    gflops: Optional[Sequence] = None
+    made_for_options: tuple = ()
 
     def __call__(self, detections: Detections) -> float:
         """The confidence of one image.
@@ -60,7 +67,7 @@ class Confidence(ABC):
             gains; None in place of the gains for an image whose answer is not to be trusted, as its confidence is 0.
 
         Raises:
-            ConfigError: This confidence tells no gains.
+            ConfigError: This confidence tells no gains, or has ``options`` but not what belongs to it.
         """
         if self.options is None:
             raise ConfigError(f'{type(self).__name__} does not tell what the options of the base gain: fit a gate for '
@@ -71,8 +78,13 @@ class Confidence(ABC):
         return self._in_range(value, detections), gains
 
     def score_and_gains(self, detections: Detections):
-        """As :meth:`assess`, for an image whose boxes (and features, where needed) were all finite."""
-        raise NotImplementedError
+        """As :meth:`assess`, for an image whose boxes (and features, where needed) were all finite.
+
+        Raises:
+            ConfigError: A class of the user's own lacks it.
+        """
+        raise ConfigError(f'{type(self).__name__} says by options={self.options} that it tells what the options of the '
+                          'base gain, but has no score_and_gains(detections): define it, or set options to None')
 
     def _usable(self, detections):
         if self.needs_features and detections.features is None:
@@ -109,6 +121,16 @@ class Confidence(ABC):
             GateError: It is another.
         """
 
+    def check_options(self, options: Sequence[dict]) -> None:  # noqa: B027
+        """Refuse to tell the gains of other options of the base than those that this was made for; most are for any.
+
+        Args:
+            options: As many as this is for, each with what is known of its ``size`` and ``weights``.
+
+        Raises:
+            GateError: They are others.
+        """
+
     def seen(self, marks: Sequence[str]) -> int:
         """How many of these images it was fitted on, so that figures on them are too good; by their marks (see
         :meth:`tinysaver_det.analysis.GroundTruth.marks`)."""
@@ -137,6 +159,23 @@ def fraction(owner, name, value):
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:  # NaN fails too
         raise ConfigError(f'{type(owner).__name__}: {name} must be a number in [0, 1], but got {value!r}')
     return float(value)
+
+
+def longer_side(detections: Detections, owner: str) -> int:
+    """The longer side of an image, in pixels.
+
+    Args:
+        detections: Of the image.
+        owner: Who needs it, for the message.
+
+    Raises:
+        ConfigError: It is not known.
+    """
+    height, width = detections.image_size
+    if max(height, width) <= 0:
+        raise ConfigError(f'{owner} looks at how large boxes are in their image, but an image has the size '
+                          f'{height} x {width}: give width and height of each image in the annotation file')
+    return max(height, width)
 
 
 def binary_entropy(scores):

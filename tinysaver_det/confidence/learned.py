@@ -156,9 +156,23 @@ class LearnedGain(Confidence):
                 raise GateError(f'the gate was fitted for the saver {self.made_for["name"]!r}, but here the saver '
                                 f'is {shown}: fit one for it with tools/fit_gate.py')
 
+    def check_options(self, options):
+        for k, (made, given) in enumerate(zip(self.made_for_options, options), 1):
+            for key in ('size', 'weights'):
+                if made.get(key) is None or given.get(key) in (None, made[key]):
+                    continue
+                at, shown = (f' at {made["size"]:g} pixels', f'{given["size"]:g} pixels wide or high') \
+                    if key == 'size' else ('', 'another model, or has other weights')
+                raise GateError(f'the gate was fitted for {made["name"]!r}{at} as option {k} of the base, but here '
+                                f'that is {shown}: fit one for these options with tools/fit_gate.py')
+
     @property
     def made_for(self):
         return self.gate['saver']
+
+    @property
+    def made_for_options(self):
+        return tuple(_options(self.gate))
 
     def seen(self, marks):
         return len(set(marks) & set(self.gate['fitted'].get('marks', ())))
@@ -169,7 +183,7 @@ class LearnedGain(Confidence):
     @property
     def option_names(self) -> tuple:
         """Of the options of the base, the cheapest first."""
-        return tuple(o['name'] for o in _options(self.gate))
+        return tuple(o['name'] for o in self.made_for_options)
 
     def summary(self):
         names = self.option_names

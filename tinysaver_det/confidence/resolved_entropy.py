@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..checks import check_ascending
 from ..errors import ConfigError
-from .base import binary_entropy, squash
+from .base import binary_entropy, longer_side, squash
 from .class_weighted_entropy import ClassWeightedEntropy
 
 
@@ -49,35 +50,20 @@ class ResolvedEntropy(ClassWeightedEntropy):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
                 raise ConfigError(f'ResolvedEntropy: {name} must be a number above 0, but got {value!r}')
         self.pixels, self.scale = float(pixels), float(scale)
-        self._sizes, self._gflops = (self._ascending(n, v) for n, v in (('sizes', sizes), ('gflops', gflops)))
+        self._sizes, self._gflops = (check_ascending(v, f'ResolvedEntropy: {n}')
+                                     for n, v in (('sizes', sizes), ('gflops', gflops)))
         if len(self._sizes) != len(self._gflops):
             raise ConfigError(f'ResolvedEntropy: sizes and gflops must be of the same options, but got '
                               f'{len(self._sizes)} and {len(self._gflops)}')
         self.sizes, self.gflops = self._sizes.tolist(), self._gflops.tolist()
         self.options = len(self.sizes)
 
-    def _ascending(self, name, values):
-        try:
-            found = np.asarray(values, np.float64)
-        except (TypeError, ValueError):
-            found = np.zeros(0)
-        if found.ndim != 1 or not len(found) or not np.isfinite(found).all() or not (found > 0).all() or \
-                (np.diff(found) < 0).any():
-            raise ConfigError(f'ResolvedEntropy: {name} must be numbers above 0, one for each option of the base and '
-                              f'ascending, but got {values!r}')
-        return found
-
     def score(self, detections):
         return self.score_and_gains(detections)[0]
 
     def score_and_gains(self, detections):
         if len(detections):
-            longest = max(detections.image_size)
-            if longest <= 0:
-                height, width = detections.image_size
-                raise ConfigError('ResolvedEntropy looks at how large boxes are in their image, but an image has the '
-                                  f'size {height} x {width}: give width and height of each image in the annotation '
-                                  'file')
+            longest = longer_side(detections, 'ResolvedEntropy')
             sides = (detections.bboxes[:, 2:] - detections.bboxes[:, :2]).clip(0).astype(np.float64) / longest
             area = sides[:, 0] * sides[:, 1]
             doubt = self.weights(detections.labels) * binary_entropy(detections.scores)

@@ -22,6 +22,7 @@ from ..report import SaverSummary
 from ..routing import OperatingPoint
 from ..stage_config import dataset_type
 from ..visualization.route_local_visualizer import route_config
+from .command import take_operating_point
 from .hooks.saver_summary_hook import summarise
 from .hooks.target_classes_hook import unwrap
 
@@ -48,7 +49,8 @@ def evaluate(cfg: Config,
         json_file: A file for the summary, beside ``saver_summary.json`` in the work dir.
         quiet: No progress and no log lines; the table remains.
         sweep_folder: Record both stages on every image, and write there what a sweep over all thresholds finds.
-        operating_point: ``operating_point.json``, in place of the config's threshold or routing.
+        operating_point: ``operating_point.json``, in place of the config's confidence and threshold, price or routing
+            (see :func:`~tinysaver_det.engine.command.take_operating_point`).
         features: Let the detector record the pooled features of the saver's neck; a sweep writes them down.
 
     Returns:
@@ -64,7 +66,7 @@ def evaluate(cfg: Config,
         if path is not None and osp.isdir(path):
             raise ConfigError(f'{path} is a folder: name a file to write')
     if operating_point is not None:
-        cfg.model.operating_point = operating_point
+        take_operating_point(cfg, operating_point)
     if features:
         cfg.model.record_features = True
     if threshold is not None:
@@ -111,8 +113,8 @@ def evaluate(cfg: Config,
         detector = unwrap(runner.model)
         name = type(detector.confidence).__name__
         pair = read_record(sweep_folder).answering(detector.alignment, detector.merge)
-        found = sweep(pair, {name: detector.confidence}, point=detector.operating_point,
-                      trusted=detector.confidence, policy=detector.routing)
+        found = sweep(pair, {name: detector.confidence}, point=detector.operating_point, trusted=detector.confidence,
+                      policy=detector.routing if len(detector.options) > 1 else None)
         found.print()
         for path in found.save(sweep_folder):
             print(f'written to {path}')

@@ -27,7 +27,8 @@ class SaverMetric(BaseMetric):
     What the base alone would cost on an image that it didn't answer is counted at that image's tensor shape once the
     test is over. That needs the detector, which :class:`~tinysaver_det.engine.SaverSummaryHook` gives; without
     it, or for a base that is itself a cascade, the images that were handed over to it stand for all. (Without it the
-    highest option that answered an image is taken for the last.)
+    highest option that answered an image is taken for the last.) Options that turn out to be in another order than that
+    of their cost are refused then.
 
     Args:
         collect_device, prefix, collect_dir: See :class:`mmengine.evaluator.BaseMetric`.

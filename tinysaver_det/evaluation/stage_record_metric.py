@@ -14,6 +14,7 @@ from mmengine.evaluator import BaseMetric
 from ..analysis.cascade import Cascade, Lighter
 from ..analysis.pair import Pair
 from ..analysis.records import positions, read_ground_truth, read_results, some
+from ..checks import order_error
 from ..errors import ConfigError, DataError
 from ..files import whole_file
 from ..names import STAGES
@@ -115,9 +116,7 @@ class StageRecordMetric(BaseMetric):
         """Refuse options whose numbers would be others in an analysis, which has them by their cost."""
         means = gflops[1:].mean(axis=1)
         for k in np.flatnonzero(np.diff(means) < 0):
-            raise ConfigError(f'the options of the base must be given from the cheapest to the most costly, but '
-                              f'{names[k + 2]} costs {means[k + 1]:.4g} GFLOPs and stands behind {names[k + 1]} with '
-                              f'{means[k]:.4g}: sort the models of the base (one may be there twice, at other scales)')
+            raise order_error(names[k + 1], means[k], names[k + 2], means[k + 1], ', a mean over the images,')
 
 
 def _arrays(instances):

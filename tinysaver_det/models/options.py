@@ -1,9 +1,12 @@
 """What an image may be handed over to, and the policy that chooses among it."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+from ..checks import order_error
 from ..confidence import Confidence
 from ..datasets.transforms import StagePipeline
 from ..datasets.transforms.scales import shown
@@ -14,6 +17,8 @@ from .stage import Stage
 
 WAYS = ("routing=dict(type='SmallestScale', threshold=..., pixels=...), price=... with a gate that was fitted for "
         'these options, or an operating_point')
+
+NOISE = 0.05  # by this share the GFLOPs of a two-stage detector may differ between images
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,62 @@ def live_policy(routing, price, threshold, confidence: Confidence, options: Sequ
         raise ConfigError(f'{type(policy).__name__} chooses among {_counted(policy.options)}, but the base has '
                           f'{_counted(count)}: give {WAYS}')
     policy.check(confidence)
+    if gains_count(policy, confidence):
+        if confidence.options != count:
+            raise ConfigError(f'{type(confidence).__name__} tells the gains of {_counted(confidence.options)}, but the '
+                              f'base has {_counted(count)}: fit a gate for these options with tools/fit_gate.py, or '
+                              'give another confidence')
+        confidence.check_options([dict(size=o.size) for o in options])
     return policy
+
+
+def gains_count(policy, confidence: Confidence) -> bool:
+    """Whether it counts of which options a confidence tells the gains; not of one that does so for a single option
+    where no price weighs it, since it then is a confidence like any other."""
+    return (confidence.options or 0) > (0 if policy.knob == 'price' else 1)
+
+
+class CostOrder:
+    """Notices that options of the base are not given in the order of their cost.
+
+    Options of two models are compared once, on the first image size at which the GFLOPs of both are known: on images of
+    another shape the order may be another one, where only one model pads its input. Those of one model ascend in area.
+    A model that is itself a cascade is left out, as its cost depends on what it finds.
+
+    Args:
+        options: Of the base.
+        names: Of the options, for the message.
+        cascades: Names of the stages that are cascades.
+    """
+
+    def __init__(self, options: Sequence[Option], names: Sequence[str], cascades: Collection[str]):
+        counted = [(k, o) for k, o in enumerate(options, 1) if o.stage not in cascades]
+        self._names = names
+        self._open = {(i, j) for (i, a), (j, b) in itertools.combinations(counted, 2) if a.stage != b.stage}
+        self._known = {}  # GFLOPs by option, by image size
+
+    def note(self, number: int, size: Sequence[int], gflops: float) -> None:
+        """Tell what an option cost.
+
+        Args:
+            number: Of the option, from 1.
+            size: (height, width) of the original image.
+            gflops: Of the option on it alone; NaN is passed over.
+
+        Raises:
+            ConfigError: An option is clearly cheaper than one that stands before it.
+        """
+        if not math.isfinite(gflops) or not any(number in pair for pair in self._open):
+            return
+        known = self._known.setdefault(tuple(size[:2]), {})
+        known[number] = gflops
+        for i, j in [pair for pair in self._open if number in pair and set(pair) <= set(known)]:
+            if known[j] < (1 - NOISE) * known[i]:
+                raise order_error(self._names[i - 1], known[i], self._names[j - 1], known[j],
+                                  f' on an image of {size[1]} x {size[0]} pixels')
+            self._open.discard((i, j))
+        if not self._open:
+            self._known.clear()
 
 
 def knob_of(policy, name: str) -> float:
@@ -129,6 +189,8 @@ def _require_knob(policy, name):
 
 def _filled(routing, price, threshold, confidence, options):
     kind = routing.get('type')
+    if not isinstance(kind, str):
+        return routing  # refused when it is built
     if kind in POLICIES and POLICIES[kind].knob not in routing:
         knob = POLICIES[kind].knob
         routing[knob] = dict(price=price, threshold=threshold)[knob]
@@ -139,6 +201,10 @@ def _filled(routing, price, threshold, confidence, options):
             raise ConfigError('a price needs the gain of each option of the base, which '
                               f'{type(confidence).__name__} does not tell: fit a gate for these options with '
                               'tools/fit_gate.py')
+        if confidence.gflops is None:
+            raise ConfigError('a price weighs the gains of the options by their GFLOPs, but '
+                              f'{type(confidence).__name__} has gflops=None beside options={confidence.options}: set '
+                              "its gflops, or give routing=dict(type='Price', gflops=[...])")
         routing['gflops'] = list(confidence.gflops)
     if kind == 'SmallestScale' and 'sizes' not in routing:
         sizes = [o.size for o in options]

@@ -26,10 +26,12 @@ from .answers import aligned_instances, answer_of_both
 from .checkpoint import weights_checksum
 from .nan_watch import NanWatch
 from .neck_features import NeckFeatures, neck_of
-from .options import knob_of, live_policy, option_names, options_of, set_knob
+from .options import CostOrder, gains_count, knob_of, live_policy, option_names, options_of, set_knob
 from .stage import Stage, common_classes, to_detections
 
 PACKED_META = 'tinysaver_det'
+KEPT = ('saver_instances', 'saver_dropped', 'saver_features', 'base_instances', 'base_gflops', 'option_instances',
+        'option_gflops')  # of a data sample, by keep_stages
 
 
 @MODELS.register_module()
@@ -44,7 +46,8 @@ class TinySaverDetector(BaseDetector):
     one).
 
     The base may have several *options*, numbered from 1 and given from the cheapest to the most costly: one set of
-    weights at several scales, several models, or both. A policy then chooses one for each image that is handed over,
+    weights at several scales, several models, or both. Another order is refused as soon as the GFLOPs show it (see
+    :class:`~tinysaver_det.models.options.CostOrder`). A policy then chooses one for each image that is handed over,
     and its data sample has ``scale``, the (width, height) of an option with scales. The last option is what a cascade
     is compared with, "the base alone".
 
@@ -168,6 +171,8 @@ class TinySaverDetector(BaseDetector):
             neck_of(self.saver)  # refuse now what has none
         self.merge, self.alignment = merge, alignment
         self.costs = {name: StageCost() for name in stages}
+        self._order = CostOrder(options, self.names[1:], [name for name in stages if isinstance(
+            self.get_submodule(name), TinySaverDetector)])
         self.fixed_target_classes = target_classes is not None
         self._warned = self._bound = self._compared = False
         if self.fixed_target_classes:
@@ -301,6 +306,8 @@ class TinySaverDetector(BaseDetector):
             sample.stage, sample.option, sample.confidence = 'saver', 0, float(rows[-1][0])
             if 'scale' in sample.all_keys() and 'scale' not in sample.metainfo_keys():  # of a cascade as the saver
                 del sample.scale
+            for name in KEPT:  # likewise
+                sample.pop(name, None)
             if features is not None and (self.record_features or self.keep_stages):
                 sample.saver_features = features
         return np.stack(rows)
@@ -318,6 +325,7 @@ class TinySaverDetector(BaseDetector):
             for i, answer in zip(chunk, answers):
                 instances, dropped = self.stages[option.stage].to_target(answer.pred_instances)
                 sample = samples[i]
+                self._order.note(self.options.index(option) + 1, sample.ori_shape, answer.gflops)
                 if self.keep_stages:
                     sample.base_instances, sample.base_gflops = instances, answer.gflops  # the last option's remain
                     if len(self.options) > 1:
@@ -388,9 +396,10 @@ class TinySaverDetector(BaseDetector):
                     print_log(f'{name} has no checkpoint: its weights are random', 'current', logging.WARNING)
 
     def _compare(self):
-        """Refuse an operating point, or a confidence that is for one saver, if they were made for other stages."""
+        """Refuse an operating point, or a confidence that is for some stages, if they were made for others."""
         point, own = self.operating_point, self.confidence.made_for
-        if point is None and own is None:
+        by_option = self.confidence.made_for_options if gains_count(self.routing, self.confidence) else ()
+        if point is None and own is None and not by_option:
             return
         weights = self.weights_checksums()
         made = {}
@@ -403,6 +412,9 @@ class TinySaverDetector(BaseDetector):
         if own is not None:
             self.confidence.check_saver(weights=weights['saver'])
             made = {'saver': own, **made}
+        if by_option:
+            self.confidence.check_options([dict(size=o.size, weights=weights[o.stage]) for o in self.options])
+            made = {**{f'option {k}': option for k, option in enumerate(by_option, 1)}, **made}
         for name, of in made.items():
             if of.get('weights') is None:
                 print_log(f'{"the gate" if point is None else "the operating point"} was made from results alone, so '
@@ -452,16 +464,20 @@ class TinySaverDetector(BaseDetector):
 
         Args:
             image: A path or an (H, W, 3) uint8 BGR array.
+
+        Raises:
+            ConfigError: An option before it turns out to cost more.
         """
         option = self.options[-1]
         data = self.get_submodule(option.stage).data_preprocessor(self._inputs_of(option, [image], [0]), False)
         shape = tuple(data['inputs'].shape[-2:])
-        cost = self.costs[option.stage]
-        if np.isfinite(cost.gflops(shape)):
-            return cost.gflops(shape)
-        answer, = self._run_stage(option.stage, lambda m: m(data['inputs'], data['data_samples'], mode='predict'),
-                                  data['inputs'])
-        return answer.gflops
+        gflops, size = self.costs[option.stage].gflops(shape), data['data_samples'][0].ori_shape
+        if not np.isfinite(gflops):
+            answer, = self._run_stage(option.stage, lambda m: m(data['inputs'], data['data_samples'], mode='predict'),
+                                      data['inputs'])
+            gflops = answer.gflops
+        self._order.note(len(self.options), size, gflops)
+        return gflops
 
     @property
     def uncounted_ops(self) -> dict:

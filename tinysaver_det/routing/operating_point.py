@@ -11,6 +11,7 @@ from ..errors import ConfigError, OperatingPointError
 from ..files import read_json, whole_file
 from ..merging import build_merge, read_alignment
 from ..names import class_difference
+from .policies import build_policy
 
 FORMAT = 3
 #: What older formats did not have: 2 knew a threshold and one option alone, 1 no answer but the base's or the saver's.
@@ -87,7 +88,7 @@ class OperatingPoint:
         """Read ``operating_point.json``.
 
         Raises:
-            OperatingPointError: It cannot be read, or is of another format.
+            OperatingPointError: It cannot be read, is damaged, or is of another format.
         """
         path = os.fspath(path)
         content = read_json(path, 'operating point', OperatingPointError)
@@ -255,10 +256,15 @@ def _wrong_policy(content) -> list:
             count != len(content['lighter']) + 2:
         wrong.append('gflops')
     shapes = dict(Threshold=(), Price=('gflops',), SmallestScale=('sizes',))
-    if kind not in shapes or kind == 'Threshold' and content['lighter'] or any(
+    if not isinstance(kind, str) or kind not in shapes or kind == 'Threshold' and content['lighter'] or any(
             not isinstance(content['routing'].get(k), list) or len(content['routing'][k]) != count - 1
             for k in shapes[kind]):
         wrong.append('routing')
+    if not wrong:
+        try:
+            build_policy(dict(content['routing'], **{knob: value}))
+        except ConfigError as e:
+            wrong.append(f'routing ({e})')
     return ['lambda' if w == 'price' else w for w in wrong]
 
 

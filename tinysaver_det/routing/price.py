@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..checks import check_ascending
 from ..confidence import Confidence
 from ..detections import Detections
 from ..errors import ConfigError
-from .options import check_increasing
 
-#: The highest price at which an image is still handed over whose saver's answer is not to be trusted at all.
+#: From this price on no image is handed over; below it one is whose saver's answer is not to be trusted at all.
 MOST = 1e6
-NEVER = 2 * MOST
+NEVER = 2 * MOST  # above every change, and its negative below every one
 
 
 class Price:
@@ -26,7 +26,7 @@ class Price:
     is routing by a threshold.
 
     A negative price pays for compute: far below 0 all images get the most costly option. Of equals the cheaper is
-    taken.
+    taken. No gain is worth a price of :data:`MOST` or above, and none is so low that an image is kept below -MOST.
 
     Args:
         price: lambda, in points (hundredths) of the metric for one GFLOP more per image. It may be changed at any time.
@@ -43,7 +43,7 @@ class Price:
     knob = 'price'
 
     def __init__(self, price: float, gflops: Sequence[float]):
-        self.gflops = check_increasing(gflops, 'the GFLOPs of the options', allow_equal=True)
+        self.gflops = check_ascending(gflops, 'the GFLOPs of the options')
         self.price = price
 
     @property
@@ -111,7 +111,8 @@ class Price:
             rows: (N, 1 + K) of :meth:`measure`.
 
         Returns:
-            tuple: (F,) float64 descending, the prices; below one, (F,) the image has (F,) the option.
+            tuple: (F,) float64 descending, the prices, none beyond :data:`MOST` nor below its negative; below one, (F,)
+            the image has (F,) the option.
         """
         rows = np.asarray(rows, np.float64)
         gains = rows[:, 1:]
@@ -141,6 +142,7 @@ class Price:
         if not at:
             return np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)
         at, image, option = (np.concatenate(a) for a in (at, image, option))
+        at = at.clip(-MOST, MOST)
         order = np.argsort(-at, kind='stable')
         return at[order], image[order], option[order]
 

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..checks import check_ascending
 from ..confidence import Confidence
-from ..confidence.base import binary_entropy
+from ..confidence.base import binary_entropy, longer_side
 from ..detections import Detections
 from ..errors import ConfigError
-from .options import check_increasing
 from .threshold import Threshold
+
+LOST = -1.0  # the side that stands for an image that lost boxes: at no scale large enough
 
 
 class SmallestScale(Threshold):
@@ -38,7 +40,7 @@ class SmallestScale(Threshold):
                 not math.isfinite(pixels) or pixels < 0:
             raise ConfigError(f'SmallestScale: pixels must be a finite number of at least 0, but got {pixels!r}')
         self.pixels = float(pixels)
-        self.sizes = check_increasing(sizes, 'SmallestScale: sizes', allow_equal=True)
+        self.sizes = check_ascending(sizes, 'SmallestScale: sizes')
 
     @property
     def options(self) -> int:
@@ -47,8 +49,8 @@ class SmallestScale(Threshold):
 
     def measure(self, confidence: Confidence, detections: Detections) -> np.ndarray:
         """(2,) what decides about an image: its confidence, and the side of its typical unsure box, as a share of the
-        image's longer side; 0 for an image that lost boxes, which so gets the last option."""
-        return np.array([confidence(detections), 0.0 if detections.dropped else unsure_side(detections)])
+        image's longer side; -1 for an image that lost boxes, which so gets the last option, whatever ``pixels`` is."""
+        return np.array([confidence(detections), LOST if detections.dropped else unsure_side(detections)])
 
     def options_of(self, rows) -> np.ndarray:
         """(N,) int64, the option of each image where it is handed over."""
@@ -69,14 +71,18 @@ def unsure_side(detections: Detections) -> float:
     Side is the square root of a box's area; typical is the median where each box weighs by the binary entropy of its
     score. 0 for an image without boxes, whose objects, if there are any, were too small to be seen, and for one all of
     whose boxes are sure.
+
+    Raises:
+        ConfigError: There are boxes, but the image's size is not known (0 x 0).
     """
-    weights = binary_entropy(detections.scores)
-    height, width = detections.image_size
-    if not len(weights) or not weights.sum() or max(height, width) <= 0:
+    if not len(detections):
+        return 0.0
+    longest, weights = longer_side(detections, 'SmallestScale'), binary_entropy(detections.scores)
+    if not weights.sum():
         return 0.0
     sides = (detections.bboxes[:, 2:] - detections.bboxes[:, :2]).clip(0).astype(np.float64)
     side = np.sqrt(sides[:, 0] * sides[:, 1])
     order = np.argsort(side, kind='stable')
     reached = np.cumsum(weights[order])
     middle = order[np.searchsorted(reached, reached[-1] / 2)]
-    return float(min(side[middle] / max(height, width), 1.0))
+    return float(min(side[middle] / longest, 1.0))
