@@ -161,7 +161,7 @@ def test_an_operating_point_is_compared_with_what_is_asked_for_beside_it(recorde
     for name, value in (('threshold', 0.5), ('price', 1.0), ('routing.type', 'Threshold')):
         name, option = name.split('.')[0], {f'model.{name}': value}
         config.model.routing = {}
-        with pytest.raises(ConfigError, match=f'a {name} .--cfg-options model.{name}. and an operating point, which has'):
+        with pytest.raises(ConfigError, match=f'a {name} .--cfg-options model.{name}. and an operating point, which'):
             evaluate(with_options(config, tmp_path / 'a.py', **option), quiet=True, operating_point=path)
 
 
