@@ -19,7 +19,8 @@ def parse_args(argv=None):
     parser.add_argument('--baselines', action='store_true',
                         help='also evaluate the saver alone and the base alone, in the same run')
     parser.add_argument('--operating-point', metavar='FILE',
-                        help="operating_point.json of tools/calibrate.py, in place of the config's threshold")
+                        help="operating_point.json of tools/calibrate.py, in place of the config's confidence, "
+                             'threshold, price and routing')
     parser.add_argument('--sweep', action='store_true',
                         help='also record both stages on every image, and write what each threshold would give to the '
                              'folder sweep of the work dir')
