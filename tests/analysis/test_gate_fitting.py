@@ -388,12 +388,18 @@ def test_the_saver_as_every_option_is_refused(cascade):
 
 
 def test_a_gate_for_another_number_of_options_is_refused(cascade, fit):
-    with pytest.raises(ConfigError) as error:
-        policy_for(cascade, fit(cascade.two_way()))
-    sentence(error, 'fitted for options of 10 GFLOPs, but here they are 1, 2, 3 of 4, 7, 10')
-    with pytest.raises(ConfigError) as error:
-        policy_for(cascade, LearnedGain(gate=gate_content(cascade.truth.classes)))
-    sentence(error, 'this one is of format 1', 'tools/fit_gate.py')
+    gate, lacking = fit(cascade), replace(cascade, lighter=cascade.lighter[1:])
+    for pair, listed in ((cascade.two_way(), '3 of 10'), (lacking, '2, 3 of 7, 10')):
+        with pytest.raises(ConfigError) as error:
+            policy_for(pair, gate)
+        sentence(error, f'LearnedGain is for options of 4, 7, 10 GFLOPs, but here they are {listed}',
+                 'tools/fit_gate.py')
+
+
+def test_a_gate_of_one_option_says_when_and_the_size_of_boxes_where(cascade, fit):
+    for gate in (fit(cascade.two_way()), LearnedGain(gate=gate_content(cascade.truth.classes))):
+        assert policy_for(cascade, gate, side=.1).to_dict()['type'] == 'SmallestScale'
+        assert policy_for(cascade.two_way(), gate).to_dict()['type'] == 'Threshold'
 
 
 def test_one_option_of_a_cascade_is_fitted_as_a_pair(cascade, fit):

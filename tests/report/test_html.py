@@ -610,7 +610,7 @@ def test_several_options_have_a_price_and_shares(show):
     page = show(data)
     assert page.text('#knob') == 'price' and page.text('#out-exact') == 'price=6.5'
     assert page.text('#out-threshold') == '6.5' and 'At price 6.5 ' in page.text('#headline')
-    assert [s.text for s in page.all('#out-shares span')] == ['nano 82\xa0%', 's_416 6\xa0%', 's_640 12\xa0%']
+    assert [s.text for s in page.all('#out-shares span')] == ['nano 82 %', 's_416 6 %', 's_640 12 %']
     assert 'between single models' in page.text('#legend') and page.text('#end') == 'all handed over'
     page.choose('MeanScore')
     assert page.text('#knob') == 'threshold' and not page.one('#shares-row').is_displayed()

@@ -115,7 +115,7 @@ def test_a_gate_of_several_options_is_fitted_swept_and_calibrated(tool, made, tm
     refused = sentence(tool('sweep', *several(made.there, f'{made.there / "large.bbox.json"}:10',
                                               f'{made.there / "middle.bbox.json"}:6'), '--confidence',
                             tmp_path / 'gate', '--out', tmp_path / 'no', '--quiet'))
-    assert 'the gate was fitted for options of 4, 10 GFLOPs, but here they are middle, large of 6, 10' in refused
+    assert 'LearnedGain is for options of 4, 10 GFLOPs, but here they are middle, large of 6, 10' in refused
 
 
 REFUSED = {
