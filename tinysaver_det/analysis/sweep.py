@@ -66,7 +66,7 @@ def sweep(pair: Pair, scored: dict[str, Confidence], metric: Optional[Metric] = 
         point.check_answers(pair.merge.to_dict(), pair.alignment and pair.alignment.to_dict())
         own = _confidence_of(point, pair, trusted)
         scored = {'operating point': own, **{n: c for n, c in scored.items() if c.to_dict() != own.to_dict()}}
-        include = (point.threshold if point.price is None else point.price,)
+        include = (point.setting,)
     for classes in (groups or {}).values():
         pair.truth.only(classes)  # refuses what is not there before the work begins
     if groups and next(iter(scored.values())).made_for is not None:

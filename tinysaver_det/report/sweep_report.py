@@ -111,8 +111,7 @@ class SweepReport:
     @property
     def setting(self) -> Optional[float]:
         """The threshold or price of the operating point; None without one."""
-        point = self.point
-        return None if point is None else point.threshold if point.price is None else point.price
+        return None if self.point is None else self.point.setting
 
     @property
     def metric(self) -> str:

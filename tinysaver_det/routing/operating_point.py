@@ -72,6 +72,11 @@ class OperatingPoint:
     format: int = field(default=FORMAT)
 
     @property
+    def setting(self) -> float:
+        """The threshold, or the price."""
+        return self.threshold if self.price is None else self.price
+
+    @property
     def policy(self) -> dict:
         """The configuration of the policy, its knob set."""
         knob = 'threshold' if self.price is None else 'price'
