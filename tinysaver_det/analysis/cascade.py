@@ -12,8 +12,8 @@ from ..merging import Replace
 from .evaluator import RoutedEvaluator
 from .features import read_features
 from .matching import match
-from .pair import Pair, check_gflops, record_of, split_name
-from .records import Results, read_ground_truth, read_results
+from .pair import Pair, check_gflops, read_model, record_of
+from .records import Results, read_ground_truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +159,7 @@ def read_cascade(annotations, saver, bases: Sequence[tuple], saver_gflops, class
     truth = read_ground_truth(annotations, classes)
     found = []
     for given, gflops in ((saver, saver_gflops), *bases):
-        name, path = split_name(given)
-        results = read_results(path, truth, name, subset)
+        results = read_model(given, truth, subset)
         found.append((results, check_gflops(gflops, len(truth), f'GFLOPs of {results.name}')))
     (saver, cost), *options = found
     if saver_features is not None:

@@ -121,12 +121,10 @@ def compare_ways(pair: Cascade, metric: Optional[Metric] = None, folds: int = 5,
     step()
     for name, (part, policy) in found.items():
         judge = settled if part is pair else settled.for_base_alone()
-        ways[name] = _figures(name, part, policy_curve(part, policy, rows[name], judge, name=name, coco=False),
-                              policy_curve(part, policy, rows[name], judge, POINTS, name, coco=False), weights,
+        ways[name] = _figures(name, part, policy_curve(part, policy, rows[name], judge, name=name, coco=False), weights,
                               certainty)
         step()
-    ways[ORACLE] = _figures(ORACLE, pair, oracle_curve(pair, settled), oracle_curve(pair, settled, POINTS), weights,
-                            certainty)
+    ways[ORACLE] = _figures(ORACLE, pair, oracle_curve(pair, settled), weights, certainty)
     step()
     ours, line = ways[K_WAY], hull(zip(gflops[0], values[0]))
     for name, way in list(ways.items()):
@@ -173,8 +171,9 @@ def _line(pair, metric, gflops, values, weights, certainty):
     return _way(LINE, None, saved, many, certainty)
 
 
-def _figures(name, pair, curve, coarse, weights, certainty):
-    """Figures of a curve, and of one with fewer points on resamples of the images."""
+def _figures(name, pair, curve, weights, certainty):
+    """Figures of a curve, and of the same with fewer points on resamples of the images."""
+    coarse = policy_curve(pair, curve.policy, curve.rows, curve.metric, POINTS, coco=False)
     total, walk = weights.sum(axis=1), coarse.walk
     costs = np.stack([walk.totals(pair.costs * w) for w in weights]) / total[:, None]
     values = coarse.metric.values(pair.evaluator, walk, weights)
@@ -189,4 +188,3 @@ def _way(name, curve, saved, many, certainty):
     samples = {d: np.array([m[d] for m in many]) for d in saved}
     intervals = {d: tuple(max(0.0, v) for v in interval(saved[d], samples[d], certainty)) for d in saved}
     return WayFigures(name, curve, saved, intervals, samples)
-

@@ -249,10 +249,7 @@ def policy_curve(pair, policy, rows, metric: Optional[Metric] = None, points: Op
         every = Walk(np.zeros(len(evaluator), np.int8), np.searchsorted(parted, np.arange(len(at)), side='right'),
                      image, option, len(parted))
         spent = np.maximum.accumulate(every.totals(costs))  # where images differ in cost it may fall a little
-        wanted = np.linspace(spent[0], spent[-1], points)
-        after = np.searchsorted(spent, wanted).clip(0, len(spent) - 1)
-        before = np.maximum(after - 1, 0)
-        nearest = np.where(wanted - spent[before] <= spent[after] - wanted, before, after)
+        nearest = _nearest(spent, np.linspace(spent[0], spent[-1], points))
         made = [np.searchsorted(-at, -v) if falling else np.searchsorted(at, v) for v in include]
         parted = np.unique(np.concatenate([parted[nearest], [0, len(at)], made]).astype(np.int64))
     walk = Walk(np.zeros(len(evaluator), np.int8), np.searchsorted(parted, np.arange(len(at)), side='right'), image,
@@ -310,15 +307,19 @@ def routing_points(confidences, points: Optional[int] = None, include: Sequence[
     ranked = np.asarray(confidences, np.float64)[order]
     counts = np.concatenate([[0], np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, [len(ranked)]])
     if points is not None and points < len(counts):
-        wanted = np.linspace(0, len(ranked), points)
-        after = np.searchsorted(counts, wanted)
-        before = np.maximum(after - 1, 0)
-        nearest = np.where(wanted - counts[before] <= counts[after] - wanted, before, after)
+        nearest = _nearest(counts, np.linspace(0, len(ranked), points))
         counts = np.unique(np.concatenate([counts[nearest], np.searchsorted(ranked, list(include)).astype(int)]))
     inner = counts[1:-1]
     below, above = ranked[inner - 1], ranked[inner]
     middle = below + (above - below) / 2
     return order, counts, np.concatenate([[0.0], np.where(middle > below, middle, above), [ALWAYS]])
+
+
+def _nearest(ascending, wanted):
+    """Indices of the values that are nearest to those wanted, the lower of equals."""
+    after = np.searchsorted(ascending, wanted).clip(0, len(ascending) - 1)
+    before = np.maximum(after - 1, 0)
+    return np.where(wanted - ascending[before] <= ascending[after] - wanted, before, after)
 
 
 def gains(evaluator: RoutedEvaluator, metric: Metric, progress=None, option: int = 1) -> np.ndarray:

@@ -184,10 +184,7 @@ def read_pair(annotations, saver, base, saver_gflops, base_gflops, classes: Opti
         DataError, ConfigError: See :func:`read_ground_truth`, :func:`read_results` and :func:`read_features`.
     """
     truth = read_ground_truth(annotations, classes)
-    results = []
-    for given in (saver, base):
-        name, path = split_name(given)
-        results.append(read_results(path, truth, name, subset))
+    results = [read_model(given, truth, subset) for given in (saver, base)]
     if saver_features is not None:
         results[0] = replace(results[0], features=read_features(saver_features, truth, subset))
     return Pair(truth, *results, saver_gflops, base_gflops)
@@ -204,10 +201,7 @@ def read_other_pair(pair: Pair, saver, base, subset: bool = False) -> Pair:
     Raises:
         DataError, ConfigError: See :func:`read_results`.
     """
-    results = []
-    for given in (saver, base):
-        name, path = split_name(given)
-        results.append(read_results(path, pair.truth, name, subset))
+    results = [read_model(given, pair.truth, subset) for given in (saver, base)]
     return Pair(pair.truth, *results, pair.saver_gflops, pair.base_gflops)
 
 
@@ -256,6 +250,12 @@ def read_record(folder, classes: Optional[Sequence[str]] = None, annotations=Non
     except (ValueError, KeyError, TypeError, IndexError) as e:
         raise DataError(f'{path} is not a record of tools/test.py --sweep: {type(e).__name__} {e}') from e
     return pair if classes is None else pair.only(classes)
+
+
+def read_model(given: str, truth: GroundTruth, subset: bool = False) -> Results:
+    """The results of one model, given as ``NAME=FILE`` or ``FILE``; see :func:`read_results`."""
+    name, path = split_name(given)
+    return read_results(path, truth, name, subset)
 
 
 def split_name(given: str):

@@ -15,9 +15,8 @@ from .curve import OperatingCurve, gains, operating_curve, policy_curve, random_
 from .evaluator import RoutedEvaluator
 from .matching import match
 from .metric import Metric
-from .pair import Pair, check_gflops, split_gflops, split_name
+from .pair import Pair, check_gflops, read_model, split_gflops
 from .policies import fitted_here, last_option_alone, oracle_curve, policy_for, static_line
-from .records import read_results
 from .scoring import confidences, policy_rows
 from .walk import Walk
 
@@ -150,8 +149,7 @@ def read_static(text: str, truth, subset: bool = False):
     if cost is None:
         raise ConfigError(f'a model must be given as NAME=FILE:GFLOPS, but got {text!r}')
     check_gflops(cost, len(truth), f'GFLOPs of {file}')
-    name, path = split_name(file)
-    return read_results(path, truth, name, subset), cost
+    return read_model(file, truth, subset), cost
 
 
 def _alone(truth, results, metric, evaluator):

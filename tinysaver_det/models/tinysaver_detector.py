@@ -271,10 +271,10 @@ class TinySaverDetector(BaseDetector):
                 sample.saver_instances, sample.saver_dropped = sample.pred_instances, sample.dropped_boxes
                 if len(self.options) > 1:
                     sample.option_instances, sample.option_gflops = [], []
-        for number, option in enumerate(self.options, 1):
+        for number in range(1, len(self.options) + 1):
             if self.keep_stages:
-                self._answer_with(option, samples, images, np.flatnonzero(options != number), None)
-            self._answer_with(option, samples, images, np.flatnonzero(options == number), number)
+                self._answer_with(number, samples, images, np.flatnonzero(options != number), replace=False)
+            self._answer_with(number, samples, images, np.flatnonzero(options == number), replace=True)
         for i in np.flatnonzero(options == 0):
             samples[i].pred_instances = aligned_instances('saver', samples[i].pred_instances, self)
         for sample in samples:
@@ -312,8 +312,9 @@ class TinySaverDetector(BaseDetector):
                 sample.saver_features = features
         return np.stack(rows)
 
-    def _answer_with(self, option, samples, images, indices, number):
-        """Run an option of the base on some images; it answers them if it has a number."""
+    def _answer_with(self, number, samples, images, indices, replace):
+        """Run an option of the base on some images; whether its answer replaces the saver's."""
+        option = self.options[number - 1]
         size = self.base_batch_size or max(1, len(indices))
         model = self.get_submodule(option.stage)
         for start in range(0, len(indices), size):
@@ -325,13 +326,13 @@ class TinySaverDetector(BaseDetector):
             for i, answer in zip(chunk, answers):
                 instances, dropped = self.stages[option.stage].to_target(answer.pred_instances)
                 sample = samples[i]
-                self._order.note(self.options.index(option) + 1, sample.ori_shape, answer.gflops)
+                self._order.note(number, sample.ori_shape, answer.gflops)
                 if self.keep_stages:
                     sample.base_instances, sample.base_gflops = instances, answer.gflops  # the last option's remain
                     if len(self.options) > 1:
                         sample.option_instances.append(instances)
                         sample.option_gflops.append(answer.gflops)
-                if number is not None:
+                if replace:
                     sample.pred_instances = answer_of_both(sample.pred_instances, instances, sample.ori_shape, self)
                     sample.stage, sample.option = 'base', number
                     if option.scale is not None:

@@ -109,6 +109,15 @@ class SweepReport:
             if self.options else []
 
     @property
+    def saved_by_single_models(self) -> dict:
+        """The share of the base's GFLOPs that this line saves, by drop."""
+        from ..analysis.policies import saved_on_line
+
+        first = self.curves[0]
+        return saved_on_line([first.saver_gflops, *(o.gflops for o in self.options)],
+                             [first.saver, *(o.value for o in self.options)])
+
+    @property
     def setting(self) -> Optional[float]:
         """The threshold or price of the operating point; None without one."""
         return None if self.point is None else self.point.setting
@@ -135,11 +144,8 @@ class SweepReport:
             statics=[dict(s.__dict__) for s in self.statics], groups=[dict(g.__dict__) for g in self.groups],
             notes=self.notes)
         if self.options:
-            from ..analysis.policies import saved_on_line
-
-            models = [(first.saver_gflops, first.saver), *((o.gflops, o.value) for o in self.options)]
             result.update(options=[dict(o.__dict__) for o in self.options], policies=self.policies,
-                          static_line=dict(saved_at_drop=saved_on_line(*zip(*models))))
+                          static_line=dict(saved_at_drop=self.saved_by_single_models))
         if self.point is not None:
             result['operating_point'] = self.at(self.setting)
         return plain(result)
@@ -184,8 +190,8 @@ class SweepReport:
         for head in ('retention', 'at 20%', *(f'saved at {float(d) * 100:g}' for d in drops)):
             table.add_column(head, justify='right', no_wrap=True)
         if self.options:
-            saved = self.to_dict()['static_line']['saved_at_drop']
-            table.add_row('between single models', '-', '-', *(f'{v:.0%}' for v in saved.values()))
+            table.add_row('between single models', '-', '-',
+                          *(f'{v:.0%}' for v in self.saved_by_single_models.values()))
         random = self._random_retention()
         if random:
             mean = np.mean(list(random.values()))
@@ -370,8 +376,7 @@ class SweepReport:
             found = dict(name=c.name, threshold=c.thresholds, handover=c.handover, gflops=c.gflops, value=c.value,
                          retention=c.retention(), saved_at_drop=c.saved_at_drop(), knob=c.knob, shares=c.shares)
             if c.shares is not None:  # a two-way curve has the last option alone
-                found['options'] = [self.saver, *(o.name for o in self.options)][:1] + [
-                    o.name for o in self.options][1 - c.shares.shape[1]:]
+                found['options'] = [self.saver, *(o.name for o in self.options[1 - c.shares.shape[1]:])]
             if c.figures is not None:
                 found['metrics'] = dict(zip(METRICS, c.figures.mean.T))
             return found
