@@ -49,7 +49,7 @@ def test_other_models_are_left_alone():
 def test_summary_sorts_metrics_into_cascade_and_baselines(cascade):
     metrics = {'coco/bbox_mAP': 0.3, 'baselines/base/coco/bbox_mAP': 0.4, 'saver/images': 2, 'saver/handover': 0.5,
                'saver/gflops_per_image': 1.0, 'saver/saver_gflops': 0.5, 'saver/base_gflops': 2.0, 'saver/saved': 0.5,
-               'saver/mean_confidence': 0.4, 'saver/dropped_boxes': 0}
+               'saver/mean_confidence': 0.4, 'saver/dropped_boxes': 0, 'saver/base_errors': 0}
     summary = summarise(cascade, metrics)
     assert summary.metrics == {'coco/bbox_mAP': 0.3}
     assert summary.baselines == dict(base={'coco/bbox_mAP': 0.4})

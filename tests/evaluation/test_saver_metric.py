@@ -28,7 +28,7 @@ def test_figures():
     assert got == {
         'saver/images': 4, 'saver/handover': 0.25, 'saver/gflops_per_image': 2.0, 'saver/saver_gflops': 1.0,
         'saver/base_gflops': 4.0, 'saver/saved': 0.5, 'saver/mean_confidence': pytest.approx(0.6),
-        'saver/dropped_boxes': 2}
+        'saver/dropped_boxes': 2, 'saver/base_errors': 0}
 
 
 def test_base_on_kept_images_is_measured_once_per_image_size():

@@ -55,9 +55,9 @@ def image_demo(cfg: Config, source: str, checkpoint: Optional[str] = None, out_d
 
     Writes, under ``out_dir``, the pictures or the video into ``vis/``, with a badge that says which stage answered;
     and ``results.json`` with ``images`` (in order; each with ``file`` or ``frame``, with ``stage``, ``option``,
-    ``scale``, ``confidence`` and ``gflops`` as in the data sample, and ``labels``, ``scores``, ``bboxes`` as mmdet's
-    DetInferencer gives them), ``skipped`` (``file`` or ``frame`` and ``reason``), ``classes`` and ``totals`` (a
-    :class:`~tinysaver_det.report.SaverSummary`).
+    ``scale``, ``confidence`` and ``gflops`` as in the data sample, ``base_error`` where the base failed, and
+    ``labels``, ``scores``, ``bboxes`` as mmdet's DetInferencer gives them), ``skipped`` (``file`` or ``frame`` and
+    ``reason``), ``classes`` and ``totals`` (a :class:`~tinysaver_det.report.SaverSummary`).
 
     Args:
         cfg: Config of a TinySaverDetector; it stays as it is.
@@ -215,7 +215,7 @@ def _as_dict(sample):
     found = sample.pred_instances
     return dict(stage=sample.stage, option=sample.option, scale=sample.get('scale'), confidence=sample.confidence,
                 gflops=sample.gflops, labels=found.labels.tolist(), scores=found.scores.tolist(),
-                bboxes=found.bboxes.tolist())
+                bboxes=found.bboxes.tolist(), **({'base_error': sample.base_error} if 'base_error' in sample else {}))
 
 
 class _Totals:
@@ -230,6 +230,8 @@ class _Totals:
     def add(self, sample, picture):
         values = {k: sample.get(k) for k in ('option', 'confidence', 'gflops', 'saver_gflops', 'dropped_boxes',
                                              'ori_shape')}
+        if 'base_error' in sample:
+            values['base_error'] = sample.base_error
         # What the base alone would cost is counted on one image of each size that it didn't answer.
         first = sample.option != len(self._detector.options) and sample.ori_shape not in self._sizes
         if first:

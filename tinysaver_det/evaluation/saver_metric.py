@@ -17,8 +17,9 @@ class SaverMetric(BaseMetric):
 
     Reports, under the prefix ``saver``: ``images``, ``handover`` (share of images that the base answered),
     ``gflops_per_image``, ``saver_gflops`` and ``base_gflops`` (each stage alone, mean per image), ``saved``
-    (1 - gflops_per_image / base_gflops), ``mean_confidence`` and ``dropped_boxes``. Works distributed: the
-    images' records are collected over ranks and a sampler's padding is dropped.
+    (1 - gflops_per_image / base_gflops), ``mean_confidence``, ``dropped_boxes`` and ``base_errors`` (images that keep
+    the saver's answer since the base failed on them). Works distributed: the images' records are collected over ranks
+    and a sampler's padding is dropped.
 
     Of a base with K options, K above 1, the last is the base alone, and there are also ``share_0`` to ``share_K``, the
     shares of the images that each option answered (0 is the saver), and ``gflops_1`` to ``gflops_K``, what each cost
@@ -49,7 +50,7 @@ class SaverMetric(BaseMetric):
             self.results.append(dict(
                 option=s['option'], confidence=s['confidence'], gflops=s['gflops'],
                 saver_gflops=s['saver_gflops'], dropped=s['dropped_boxes'], size=tuple(s['ori_shape'][:2]),
-                path=s.get('img_path')))
+                path=s.get('img_path'), failed='base_error' in s))
 
     def compute_metrics(self, results: list) -> dict:
         if not results:
@@ -71,7 +72,8 @@ class SaverMetric(BaseMetric):
             base_gflops=base_gflops,
             saved=1 - per_image / base_gflops if base_gflops > 0 else math.nan,
             mean_confidence=float(column('confidence').mean()),
-            dropped_boxes=int(column('dropped').sum()))
+            dropped_boxes=int(column('dropped').sum()),
+            base_errors=sum(r['failed'] for r in results))
         if last > 1:
             found.update({f'share_{k}': float((option == k).mean()) for k in range(last + 1)})
             found.update({f'gflops_{k}': _mean((total - saver)[option == k]) for k in range(1, last + 1)})

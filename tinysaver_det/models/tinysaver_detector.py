@@ -1,6 +1,7 @@
 """The cascade: a light detector first, a heavy one for the images that need it."""
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from ..routing import OperatingPoint, answers_of
 from ..stage_config import stage_configs
 from .answers import aligned_instances, answer_of_both
 from .checkpoint import weights_checksum
+from .handover import NOT_FINITE, BaseRuns, Routed
 from .nan_watch import NanWatch
 from .neck_features import NeckFeatures, neck_of
 from .options import CostOrder, gains_count, knob_of, live_policy, option_names, options_of, set_knob
@@ -78,6 +80,11 @@ class TinySaverDetector(BaseDetector):
             stages know.
         base_batch_size: At most so many images per run of the base; by default all that a batch hands over to an
             option.
+        on_base_error: What becomes of an image on which the base fails. 'raise': the error goes on. 'keep_saver': the
+            image keeps the saver's answer, its data sample has the reason as ``base_error``, and
+            :class:`~tinysaver_det.evaluation.SaverMetric` counts it; so does one on which the base gives values that
+            are not finite. Where memory runs out the batch is first run again in halves, in either case. With
+            ``keep_stages`` an error goes on, since there is nothing to compare with.
         keep_stages: Also run the base on every kept image and store both stages' boxes as ``saver_instances``
             and ``base_instances``, with ``base_gflops``; routing, ``pred_instances`` and ``gflops`` don't change. Where
             there are several options all run, ``option_instances`` and ``option_gflops`` are lists of theirs, and the
@@ -117,6 +124,7 @@ class TinySaverDetector(BaseDetector):
                  operating_point: Optional[str] = None,
                  target_classes: Optional[Sequence[str]] = None,
                  base_batch_size: Optional[int] = None,
+                 on_base_error: str = 'raise',
                  keep_stages: bool = False,
                  record_features: bool = False,
                  merge=None,
@@ -165,6 +173,7 @@ class TinySaverDetector(BaseDetector):
         self.confidence = confidence
         self.routing = routing
         self.base_batch_size = base_batch_size
+        self._base_runs = BaseRuns(on_base_error)
         self.keep_stages = bool(keep_stages)
         self.record_features = bool(record_features)
         if self._features_wanted:
@@ -264,23 +273,152 @@ class TinySaverDetector(BaseDetector):
         samples = batch_data_samples
         if not len(samples):
             return samples
+        routed = self.assign(batch_inputs, samples)
+        for number in range(1, len(self.options) + 1):
+            for replacing in (False, True):  # apart, so that what is only compared with doesn't change a batch
+                left = [r for r in routed if number in r.waiting and (r.option == number) == replacing]
+                size = self.base_batch_size or max(1, len(left))
+                for start in range(0, len(left), size):
+                    chunk = left[start:start + size]
+                    self.answer(number, chunk, self.read(number, chunk))
+        return samples
+
+    # Its three steps, for who runs the saver and the base at different times or in different batches.
+
+    def assign(self, batch_inputs: torch.Tensor, batch_data_samples: list[DetDataSample]) -> list[Routed]:
+        """Let the saver answer all images, and decide which option of the base each gets.
+
+        Args:
+            batch_inputs, batch_data_samples: As for :meth:`predict`.
+
+        Returns:
+            list[Routed]: One for each image. Those that nothing waits for are done.
+        """
+        samples = batch_data_samples
         images = [self._image_of(s) for s in samples]  # a stage may use its data sample up
-        options = self.routing(self.measure(batch_inputs, samples))
-        if self.keep_stages:
-            for sample in samples:
+        options = self.routing(self.measure(batch_inputs, samples)).tolist()
+        numbers = list(range(1, len(self.options) + 1))
+        routed = [Routed(sample, image, option, list(numbers) if self.keep_stages else [option] * (option > 0))
+                  for sample, image, option in zip(samples, images, options)]
+        for one in routed:
+            if self.keep_stages:
+                sample = one.sample
                 sample.saver_instances, sample.saver_dropped = sample.pred_instances, sample.dropped_boxes
                 if len(self.options) > 1:
-                    sample.option_instances, sample.option_gflops = [], []
-        for number in range(1, len(self.options) + 1):
-            if self.keep_stages:
-                self._answer_with(number, samples, images, np.flatnonzero(options != number), replace=False)
-            self._answer_with(number, samples, images, np.flatnonzero(options == number), replace=True)
-        for i in np.flatnonzero(options == 0):
-            samples[i].pred_instances = aligned_instances('saver', samples[i].pred_instances, self)
+                    sample.option_instances, sample.option_gflops = [None] * len(numbers), [math.nan] * len(numbers)
+            self._finish(one)
+        return routed
+
+    def read(self, number: int, routed: Sequence[Routed]) -> list:
+        """Make an option's input of some images, in threads.
+
+        Args:
+            number: Of the option, from 1.
+            routed: The images.
+
+        Returns:
+            list: For each image what :meth:`StagePipeline.read` gives, or the exception with which it failed.
+        """
+        read = self.options[number - 1].pipeline.read
+
+        def tried(one):
+            try:
+                return read(one.image, one.img_id)
+            except Exception as e:  # for answer() to deal with
+                return e
+
+        if len(routed) == 1:
+            return [tried(routed[0])]
+        with ThreadPoolExecutor(min(len(routed), os.cpu_count() or 1)) as pool:
+            return list(pool.map(tried, routed))
+
+    def answer(self, number: int, routed: Sequence[Routed], inputs: Sequence) -> None:
+        """Run an option of the base on some images, as one batch.
+
+        Its answer replaces the saver's where the policy chose this option. An image on which it fails keeps the
+        saver's and has the reason as ``base_error``, if ``on_base_error`` says so.
+
+        Args:
+            number: Of the option, from 1.
+            routed: The images, which wait for it.
+            inputs: Of :meth:`read`.
+
+        Raises:
+            Exception: What failed in the base, unless it is to keep the saver's answers.
+        """
+        for one, found in zip(routed, self._base_runs.run(self.run_option, number, routed, inputs)):
+            one.waiting.remove(number)
+            if isinstance(found, Exception):
+                self._keep_saver(one, number, f'{type(found).__name__}: {" ".join(str(found).split())}', found)
+            else:
+                self._take(number, one, found)
+            self._finish(one)
+
+    def run_option(self, number: int, inputs: Sequence[dict]) -> list[DetDataSample]:
+        """What the saver or one option of the base finds on images, by itself.
+
+        Args:
+            number: 0 for the saver, else of the option.
+            inputs: What its :class:`StagePipeline` makes of each image.
+
+        Returns:
+            list[DetDataSample]: With ``pred_instances`` (target classes, finite, scores not aligned), ``gflops`` (of
+            this stage alone) and ``dropped_boxes``.
+        """
+        name = 'saver' if number == 0 else self.options[number - 1].stage
+        data = self.get_submodule(name).data_preprocessor(pseudo_collate(list(inputs)), False)
+        samples = self._run_stage(name, lambda m: m(data['inputs'], data['data_samples'], mode='predict'),
+                                  data['inputs'])
         for sample in samples:
-            if 'ori_img' in sample:
-                del sample.ori_img
+            sample.pred_instances, dropped = self.stages[name].to_target(sample.pred_instances)
+            sample.dropped_boxes = dropped + sample.pop('nan_output')
         return samples
+
+    def _take(self, number, one, answer):
+        """What an option found becomes the image's answer, or is kept beside it."""
+        option, sample, replace = self.options[number - 1], one.sample, one.option == number
+        instances = answer.pred_instances
+        self._order.note(number, sample.ori_shape, answer.gflops)
+        if self.keep_stages:
+            if number == len(self.options):
+                sample.base_instances, sample.base_gflops = instances, answer.gflops
+            if len(self.options) > 1:
+                sample.option_instances[number - 1] = instances
+                sample.option_gflops[number - 1] = answer.gflops
+        if not replace:
+            return
+        sample.gflops += answer.gflops
+        if answer.dropped_boxes and self._base_runs.on_error == 'keep_saver':
+            self._keep_saver(one, number, NOT_FINITE)
+            return
+        sample.pred_instances = answer_of_both(sample.pred_instances, instances, sample.ori_shape, self)
+        sample.stage, sample.option = 'base', number
+        if option.scale is not None:
+            if 'scale' in sample:  # a pipeline may have packed the saver's
+                del sample.scale
+            sample.scale = option.scale
+        sample.dropped_boxes += answer.dropped_boxes
+        if 'base_error' in answer:  # of a cascade as the base
+            sample.base_error = answer.base_error
+
+    def _keep_saver(self, one, number, reason, error=None):
+        """Mark an image that keeps the saver's answer since the base failed on it."""
+        if error is not None and self.keep_stages:  # there is nothing to compare with
+            raise error
+        one.sample.base_error = reason
+        one.option = 0
+        name = f'image {one.img_id}' if isinstance(one.image, np.ndarray) else one.image
+        print_log(f"{name} keeps the saver's answer, since {self.names[number]} failed on it: {reason}", 'current',
+                  logging.WARNING)
+
+    def _finish(self, one):
+        if one.waiting:
+            return
+        sample = one.sample
+        if one.option == 0:
+            sample.pred_instances = aligned_instances('saver', sample.pred_instances, self)
+        if 'ori_img' in sample:
+            del sample.ori_img
 
     def measure(self, batch_inputs: torch.Tensor, batch_data_samples: list[DetDataSample]) -> np.ndarray:
         """Let the saver answer all images, and say what decides about each.
@@ -311,43 +449,6 @@ class TinySaverDetector(BaseDetector):
             if features is not None and (self.record_features or self.keep_stages):
                 sample.saver_features = features
         return np.stack(rows)
-
-    def _answer_with(self, number, samples, images, indices, replace):
-        """Run an option of the base on some images; whether its answer replaces the saver's."""
-        option = self.options[number - 1]
-        size = self.base_batch_size or max(1, len(indices))
-        model = self.get_submodule(option.stage)
-        for start in range(0, len(indices), size):
-            chunk = indices[start:start + size]
-            inputs = self._inputs_of(option, [images[i] for i in chunk], [samples[i].get('img_id', 0) for i in chunk])
-            data = model.data_preprocessor(inputs, False)
-            answers = self._run_stage(option.stage, lambda m, data=data: m(data['inputs'], data['data_samples'],
-                                                                           mode='predict'), data['inputs'])
-            for i, answer in zip(chunk, answers):
-                instances, dropped = self.stages[option.stage].to_target(answer.pred_instances)
-                sample = samples[i]
-                self._order.note(number, sample.ori_shape, answer.gflops)
-                if self.keep_stages:
-                    sample.base_instances, sample.base_gflops = instances, answer.gflops  # the last option's remain
-                    if len(self.options) > 1:
-                        sample.option_instances.append(instances)
-                        sample.option_gflops.append(answer.gflops)
-                if replace:
-                    sample.pred_instances = answer_of_both(sample.pred_instances, instances, sample.ori_shape, self)
-                    sample.stage, sample.option = 'base', number
-                    if option.scale is not None:
-                        if 'scale' in sample:  # a pipeline may have packed the saver's
-                            del sample.scale
-                        sample.scale = option.scale
-                    sample.gflops += answer.gflops
-                    sample.dropped_boxes += dropped + answer.pop('nan_output')
-
-    def _inputs_of(self, option, images, ids):
-        read = option.pipeline.read
-        if len(images) == 1:
-            return pseudo_collate([read(images[0], ids[0])])
-        with ThreadPoolExecutor(min(len(images), os.cpu_count() or 1)) as pool:
-            return pseudo_collate(list(pool.map(read, images, ids)))
 
     def _run_stage(self, name, call, inputs):
         """Run one stage on a batch and give each data sample the GFLOPs that it cost."""
@@ -470,7 +571,7 @@ class TinySaverDetector(BaseDetector):
             ConfigError: An option before it turns out to cost more.
         """
         option = self.options[-1]
-        data = self.get_submodule(option.stage).data_preprocessor(self._inputs_of(option, [image], [0]), False)
+        data = self.get_submodule(option.stage).data_preprocessor(pseudo_collate([option.pipeline.read(image)]), False)
         shape = tuple(data['inputs'].shape[-2:])
         gflops, size = self.costs[option.stage].gflops(shape), data['data_samples'][0].ori_shape
         if not np.isfinite(gflops):

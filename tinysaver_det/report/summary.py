@@ -35,6 +35,7 @@ class SaverSummary:
         price: Points of the metric that one GFLOP more per image had to gain; None where a threshold decided.
         options: Of a base with several options each one's ``name``, ``scale`` ((width, height), None without scales),
             ``share`` of the images that it answered, and ``gflops`` (what it cost beside the saver, mean over these).
+        base_errors: Images that keep the saver's answer since the base failed on them.
     """
 
     images: int
@@ -55,6 +56,7 @@ class SaverSummary:
     alignment: Optional[dict] = None
     price: Optional[float] = None
     options: list[dict] = field(default_factory=list)
+    base_errors: int = 0
 
     def to_dict(self) -> dict:
         """Plain values for JSON; a figure that doesn't exist is None."""
@@ -153,6 +155,9 @@ class SaverSummary:
                          'none was')
         if self.dropped_boxes:
             notes.append(f'{self.dropped_boxes} boxes were left out because a coordinate or score was not finite')
+        if self.base_errors:
+            notes.append(f"{self.base_errors} images keep the saver's answer since the base failed on them: the log "
+                         'names each with the reason')
         return notes
 
 

@@ -93,6 +93,7 @@ def summarise(detector, metrics: dict[str, float]) -> Optional[SaverSummary]:
         baselines=baselines,
         mean_confidence=metrics['saver/mean_confidence'],
         dropped_boxes=metrics['saver/dropped_boxes'],
+        base_errors=metrics['saver/base_errors'],
         parameters=dict(saver=parameters(detector.saver), base=parameters(detector.base)),
         uncounted_ops=detector.uncounted_ops,
         merge=detector.merge.to_dict(),
