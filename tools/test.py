@@ -27,6 +27,10 @@ def parse_args(argv=None):
     parser.add_argument('--features', action='store_true',
                         help="with --sweep: also record the pooled features of the saver's neck, for a confidence that "
                              'needs them')
+    parser.add_argument('--two-phase', action='store_true',
+                        help='run the saver over all images first, and then the base over those handed over in full '
+                             'batches; settings are --cfg-options test_cfg.base_batch_size=8 test_cfg.offload=True '
+                             'test_cfg.window=5000')
     parser.add_argument('--json', metavar='FILE', help='write the summary to this file too')
     parser.add_argument('--quiet', action='store_true', help='no progress and no log lines, only the table')
     parser.add_argument('--work-dir', help='folder for logs and saver_summary.json (default: work_dirs/CONFIG)')
@@ -67,7 +71,7 @@ def main(argv=None):
             show_predictions(cfg, args.show, args.show_dir, args.wait_time)
         evaluate(cfg, args.checkpoint, args.threshold, args.baselines, args.out, args.json, args.quiet,
                  osp.join(cfg.work_dir, 'sweep') if args.sweep else None, args.operating_point,
-                 args.features)
+                 args.features, args.two_phase)
 
 
 if __name__ == '__main__':

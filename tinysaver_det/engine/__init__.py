@@ -1,6 +1,7 @@
-"""Hooks, and the evaluation that ``tools/test.py`` runs."""
+"""Hooks and loops, and the evaluation that ``tools/test.py`` runs."""
 
 from .. import compat  # noqa: F401  (before anything of mmdet)
 from .hooks import SaverSummaryHook, TargetClassesHook
+from .loops import SaverTestLoop
 
-__all__ = ['SaverSummaryHook', 'TargetClassesHook']
+__all__ = ['SaverSummaryHook', 'SaverTestLoop', 'TargetClassesHook']

@@ -36,7 +36,8 @@ def evaluate(cfg: Config,
              quiet: bool = False,
              sweep_folder: Optional[str] = None,
              operating_point: Optional[str] = None,
-             features: bool = False) -> Optional[SaverSummary]:
+             features: bool = False,
+             two_phase: bool = False) -> Optional[SaverSummary]:
     """Run a cascade over its test data set.
 
     Args:
@@ -52,6 +53,8 @@ def evaluate(cfg: Config,
         operating_point: ``operating_point.json``, in place of the config's confidence and threshold, price or routing
             (see :func:`~tinysaver_det.engine.command.take_operating_point`).
         features: Let the detector record the pooled features of the saver's neck; a sweep writes them down.
+        two_phase: Test by a :class:`~tinysaver_det.engine.SaverTestLoop`, with the settings that the config's
+            ``test_cfg`` has for it.
 
     Returns:
         SaverSummary, or None on ranks other than the first.
@@ -79,6 +82,8 @@ def evaluate(cfg: Config,
     record = evaluator.get('record') if isinstance(evaluator, dict) else None
     baselines |= isinstance(evaluator, dict) and type_name(evaluator) == 'StagesEvaluator'
     _fill_in(cfg)
+    if two_phase and type_name(cfg.test_cfg) != 'SaverTestLoop':
+        cfg.test_cfg.type = 'SaverTestLoop'
     _prepare_data(cfg, quiet)
     _check_annotations(cfg)
     if checkpoint is not None:

@@ -63,15 +63,15 @@ class SaverMetric(BaseMetric):
         option = np.array([r['option'] for r in results])
         last = max(1, option.max()) if self.detector is None else len(self.detector.options)
         base_gflops = self._base_gflops(results, option == last, total - saver)
-        per_image = float(total.mean())
+        per_image = _mean(total)
         found = dict(
             images=len(results),
             handover=float((option > 0).mean()),
             gflops_per_image=per_image,
-            saver_gflops=float(saver.mean()),
+            saver_gflops=_mean(saver),
             base_gflops=base_gflops,
             saved=1 - per_image / base_gflops if base_gflops > 0 else math.nan,
-            mean_confidence=float(column('confidence').mean()),
+            mean_confidence=_mean(column('confidence')),
             dropped_boxes=int(column('dropped').sum()),
             base_errors=sum(r['failed'] for r in results))
         if last > 1:
@@ -92,8 +92,9 @@ class SaverMetric(BaseMetric):
                 by_size[r['size']] = (math.nan if r['path'] is None else
                                       self.detector.base_gflops_alone(r['path']))
             others.append(by_size[r['size']])
-        return float(np.concatenate([known, others]).mean())
+        return _mean(np.concatenate([known, others]))
 
 
 def _mean(values):
-    return float(values.mean()) if len(values) else math.nan
+    """The same for any order of the images, to the last bit."""
+    return math.fsum(values) / len(values) if len(values) else math.nan

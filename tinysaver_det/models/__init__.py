@@ -12,7 +12,7 @@ from .torchvision_detector import TorchvisionDetector
 
 # Registered by being imported.
 from ..datasets import DigitScenes, StagePipeline  # noqa: F401  isort: skip
-from ..engine import SaverSummaryHook, TargetClassesHook  # noqa: F401  isort: skip
+from ..engine import SaverSummaryHook, SaverTestLoop, TargetClassesHook  # noqa: F401  isort: skip
 from ..evaluation import SaverMetric, StagesEvaluator  # noqa: F401  isort: skip
 from ..visualization import RouteLocalVisualizer  # noqa: F401  isort: skip
 

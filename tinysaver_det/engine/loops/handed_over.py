@@ -1,0 +1,88 @@
+"""What the base reads of the images that were handed over."""
+
+from collections.abc import Iterator, Sequence
+
+from torch.utils.data import DataLoader, Dataset
+
+from ...errors import ImageError, TinySaverError
+from .surviving import surviving
+
+
+class HandedOver(Dataset):
+    """The inputs that options of the base get, image by image.
+
+    An item is what the option's pipeline makes of the image, or the error with which it failed.
+
+    Args:
+        options: Of the detector.
+        jobs: (number of the option, Routed) for each item.
+    """
+
+    def __init__(self, options: Sequence, jobs: Sequence):
+        self._jobs = [(options[number - 1].pipeline, routed.image, routed.img_id) for number, routed in jobs]
+
+    def __len__(self):
+        return len(self._jobs)
+
+    def __getitem__(self, index):
+        pipeline, image, img_id = self._jobs[index]
+        try:
+            return pipeline.read(image, img_id)
+        except TinySaverError as e:
+            return e
+        except Exception as e:  # as a class that any process can unpickle
+            return ImageError(f'{type(e).__name__}: {" ".join(str(e).split())}')
+
+
+def batches(options: Sequence, jobs: Sequence, size: int, workers: int) -> Iterator:
+    """Read handed-over images ahead and put them together in full batches of equal shape.
+
+    Since only images whose tensors have the same shape share a batch, none is padded for another's sake: the base sees
+    what it sees at batch size 1.
+
+    Args:
+        options: Of the detector.
+        jobs: (number of the option, Routed), those of an option one behind another.
+        size: Images per batch.
+        workers: Processes that read.
+
+    Yields:
+        tuple: The option's number, its (Routed, ...) and their inputs as :meth:`TinySaverDetector.read` gives them.
+    """
+    ahead = dict(num_workers=workers, prefetch_factor=4 if workers else None)
+    loader = DataLoader(HandedOver(options, jobs), batch_size=None, collate_fn=_as_it_is, **ahead)
+    held, current = {}, None
+    for (number, routed), read in zip(jobs, surviving(loader)):
+        if number != current:
+            yield from _flushed(current, held)
+            current = number
+        key = None if isinstance(read, Exception) else tuple(read['inputs'].shape)
+        group = held.setdefault(key, ([], []))
+        group[0].append(routed)
+        group[1].append(read)
+        if len(group[0]) == size:
+            yield number, *held.pop(key)
+        elif sum(len(g[0]) for g in held.values()) >= 8 * size:  # of many shapes: don't hold them all
+            yield number, *held.pop(max(held, key=lambda k: len(held[k][0])))
+    yield from _flushed(current, held)
+
+
+def count_batches(jobs: Sequence, size: int) -> int:
+    """How many batches there are at least."""
+    numbers = [number for number, _ in jobs]
+    return sum(-(-numbers.count(n) // size) for n in set(numbers))
+
+
+def job_order(job) -> tuple:
+    """By option, then by image size, so that equal shapes stand together."""
+    number, routed = job
+    return number, *routed.sample.ori_shape[:2]
+
+
+def _flushed(number, held):
+    for key in list(held):
+        yield number, *held.pop(key)
+
+
+def _as_it_is(item):
+    return item
