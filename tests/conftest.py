@@ -12,9 +12,16 @@ from types import SimpleNamespace
 # One thread: two test processes with two threads each spin against each other on two cores.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+import mmengine.config.config
 import pytest
+import yapf.yapflib.yapf_api
 
 import tinysaver_det.compat  # noqa: F401  (before anything of mmdet)
+
+# A runner formats its config four times, which takes seconds for the inline ones here and is nothing of ours.
+yapf.yapflib.yapf_api.FormatCode = lambda text, **options: (text, False)
+if hasattr(mmengine.config.config, 'FormatCode'):  # upstream imports it by name
+    mmengine.config.config.FormatCode = yapf.yapflib.yapf_api.FormatCode
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / 'shared' / 'coco'

