@@ -68,8 +68,8 @@ def live_policy(routing, price, threshold, confidence: Confidence, options: Sequ
     Args:
         routing: A policy or its configuration, or None. What a configuration may leave out: the knob, where ``price``
             or ``threshold`` gives it; the GFLOPs of a Price, which the confidence has; the sizes of a SmallestScale,
-            which the options have; of a Budget all of this for its policy, and the policy as without a routing, except
-            that a threshold need not be given.
+            which the options have; of a Budget all of this for its policy, even the knob, and the policy as where no
+            routing is given.
         price, threshold: The knob, in place of the policy's own; without routing they stand for a policy.
         confidence: What the policy looks at.
         options: Of the base.
@@ -211,24 +211,26 @@ def _default(price, threshold, count):
     return dict(type='Threshold')
 
 
-def _filled(routing, price, threshold, confidence, options):
+def _filled(routing, price, threshold, confidence, options, knob_needed=True):
     kind = routing.get('type')
     if not isinstance(kind, str):
         return routing  # refused when it is built
     if kind == 'Budget':
         inner = routing.get('policy')
-        if inner is None and (len(options) > 1 or price is not None or threshold is not None):
-            inner = _default(price, threshold, len(options))
-        if isinstance(inner, dict):
-            inner = _filled(dict(inner), price, threshold, confidence, options)
-        routing['policy'] = inner
+        if inner is None:
+            alone = len(options) == 1 and price is None
+            inner = dict(type='Threshold') if alone else _default(price, threshold, len(options))
+        routing['policy'] = _filled(dict(inner), price, threshold, confidence, options, False) \
+            if isinstance(inner, dict) else inner
         if routing.get('gflops') is not None and routing.get('option_gflops') is None:
             routing['option_gflops'] = confidence.gflops if confidence.options == len(options) else None
         return routing
     if kind in POLICIES and POLICIES[kind].knob not in routing:
         knob = POLICIES[kind].knob
-        routing[knob] = dict(price=price, threshold=threshold)[knob]
-        if routing[knob] is None:
+        value = dict(price=price, threshold=threshold)[knob]
+        if value is not None:
+            routing[knob] = value
+        elif knob_needed:
             raise ConfigError(f'routing by {kind} needs a {knob}: give it as {knob}=..., or within routing')
     if kind == 'Price' and 'gflops' not in routing:
         if confidence.options is None:

@@ -77,7 +77,7 @@ class SaverSummary:
         shown = [k for k in self.metrics if k.split('/')[-1] in HEADLINES]
         shown = shown or [k for k, v in self.metrics.items() if isinstance(v, (int, float))][:3]
         if self._budget:
-            knob = f'budget {_budgeted(self._budget)}'
+            knob = f'budget {budgeted(self._budget)}'
         elif self.price is None:
             knob = f'threshold {self.threshold:.6g}'
         else:
@@ -159,7 +159,7 @@ class SaverSummary:
                      f'costs {-self.saved:.1%} more GFLOPs than the base alone')
             notes.append(f'The cascade {saved} (1 multiply-add = 1; preprocessing and NMS not counted).')
         if self._budget:
-            notes.append(f'Budget: {_budgeted(self._budget)} was the target, and {self.handover:.1%} were handed over '
+            notes.append(f'Budget: {budgeted(self._budget)} was the target, and {self.handover:.1%} were handed over '
                          f'at {self.gflops_per_image:.3f} GFLOPs per image.')
         notes += [f'{stage}: not in its GFLOPs, for want of a formula: {", ".join(ops)}'
                   for stage, ops in self.uncounted_ops.items()]
@@ -171,7 +171,7 @@ class SaverSummary:
         return notes
 
 
-def _budgeted(budget):
+def budgeted(budget):
     """A budget's target and cap, in words."""
     share = budget.get('handover') is not None
     target, cap = budget['handover' if share else 'gflops'], budget.get('cap')

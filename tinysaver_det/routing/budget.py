@@ -13,7 +13,6 @@ from ..confidence import Confidence
 from ..detections import Detections
 from ..errors import ConfigError
 from .price import Price
-from .threshold import Threshold
 
 GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, modulo 1, are spread evenly however many there are
 POWER = 5  # odd
@@ -56,8 +55,8 @@ class Budget:
     no more. A copy goes on from the same state by itself; in a distributed test each process has its own stream.
 
     Args:
-        policy: Whose knob is moved, or its configuration: a Threshold, Price or SmallestScale. Its own value decides
-            about the first tenth of a window. By default a Threshold with no such start.
+        policy: Whose knob is moved, or its configuration: a Threshold (the default), Price or SmallestScale. Its own
+            value decides about the first tenth of a window; a configuration may leave the knob out.
         handover: The target, as a share of the images in [0, 1]. Give this or ``gflops``.
         gflops: The target, as mean GFLOPs per image with the saver's.
         cap: Never to be exceeded, in the unit of the target and at least it; None for none.
@@ -82,12 +81,14 @@ class Budget:
     def __init__(self, policy=None, handover: Optional[float] = None, gflops: Optional[float] = None,
                  cap: Optional[float] = None, window: int = 500, slack: float = 10,
                  saver_gflops: Optional[float] = None, option_gflops: Optional[Sequence[float]] = None):
-        from .policies import build_policy  # which needs this module itself
+        from .policies import POLICIES, build_policy  # which needs this module itself
 
-        self.policy = Threshold(0.0) if policy is None else build_policy(policy)
+        policy = dict(type='Threshold') if policy is None else policy
+        kind = POLICIES.get(str(policy.get('type'))) if isinstance(policy, dict) else None
+        self._started = kind in (None, Budget) or kind.knob in policy
+        self.policy = build_policy(policy if self._started else dict(policy, **{kind.knob: 0.0}))
         if isinstance(self.policy, Budget):
             raise ConfigError('a Budget moves the knob of a Threshold, Price or SmallestScale, but got one of a Budget')
-        self._started = policy is not None
         if (handover is None) == (gflops is None):
             raise ConfigError('a Budget needs one target, handover=SHARE or gflops=MEAN, but got '
                               f'handover={handover!r} and gflops={gflops!r}')
@@ -300,7 +301,8 @@ class Budget:
 
     def to_dict(self) -> dict:
         """Plain values, from which :func:`~tinysaver_det.routing.build_policy` makes the same at its start."""
-        given = dict(policy=self.policy.to_dict() if self._started else None, handover=self.handover,
+        policy = {k: v for k, v in self.policy.to_dict().items() if self._started or k != self.knob}
+        given = dict(policy=policy, handover=self.handover,
                      gflops=self.gflops, cap=self.cap, window=self.window, slack=self.slack,
                      saver_gflops=self.saver_gflops,
                      option_gflops=None if self.option_gflops is None else self.option_gflops.tolist())
@@ -308,7 +310,7 @@ class Budget:
 
     def __repr__(self):
         target = f'handover={self.handover}' if self.gflops is None else f'gflops={self.gflops}'
-        return f'Budget({self.policy if self._started else None}, {target}, cap={self.cap}, window={self.window}, ' \
+        return f'Budget({self.policy}, {target}, cap={self.cap}, window={self.window}, ' \
                f'slack={self.slack})'
 
 
