@@ -134,7 +134,8 @@ def test_a_cap_holds_in_every_window(name, cap, window, slack):
 
 
 @pytest.mark.parametrize('name', streams())
-@pytest.mark.parametrize('policy, rows', [(Price(1.0, GFLOPS), price_rows), (SmallestScale(0.8, 30, SIZES), scale_rows)])
+@pytest.mark.parametrize('policy, rows', [(Price(1.0, GFLOPS), price_rows),
+                                          (SmallestScale(0.8, 30, SIZES), scale_rows)])
 def test_a_cap_holds_among_several_options(name, policy, rows):
     for settings in (dict(gflops=1.5, cap=1.7, **IN_GFLOPS), dict(handover=0.4, cap=0.45)):
         budget = Budget(policy, window=60, **settings)

@@ -55,10 +55,11 @@ def take_operating_point(cfg: Config, path: str) -> None:
         path: ``operating_point.json``.
 
     Raises:
-        ConfigError: A threshold, price or routing was overridden, too.
+        ConfigError: A threshold, price or routing was overridden, too (of a budget, its policy).
     """
     given = {key.split('.')[1] for key in vars(cfg).get('_overridden', ()) if key.startswith('model.')}
-    budget = is_budget(cfg.model.get('routing'))
+    budget = is_budget(cfg.model.get('routing')) and not any(
+        key.startswith('model.routing.policy') for key in vars(cfg).get('_overridden', ()))
     for name in DECIDES[1:]:
         if name in given and not (budget and name == 'routing'):
             raise ConfigError(f'a {name} (--cfg-options model.{name}) and an operating point, which has its own, were '
