@@ -163,6 +163,36 @@ def test_where_the_cap_binds_the_best_that_it_affords_is_taken():
 
 # ---- how ---------------------------------------------------------------------------------------------------------
 
+@pytest.mark.parametrize('make, rows', [
+    (lambda: Budget(handover=0.3, window=30), lambda c: c[:, None]),
+    (lambda: Budget(dict(type='Price', gflops=GFLOPS), gflops=1.5, window=30, saver_gflops=0.5), price_rows)])
+def test_a_change_is_made_as_the_docstring_says(make, rows):
+    """Against a count over all remembered changes, most of them equal to others."""
+    budget, seen = make(), []
+    costs = np.array(budget._costs) / budget._costs[-1]
+    for k, row in enumerate(rows(np.round(streams()['even'][:300], 1)).round(2)):
+        at, _, options = budget.policy.changes(row[None])
+        own = [(-a if budget.knob == 'price' else a, costs[o] - costs[b], o)
+               for a, b, o in zip(at.tolist(), [0, *options[:-1]], options.tolist())]
+        everyone = np.array([c[:2] for changes in [*seen[-30:], own] for c in changes]).reshape(-1, 2)
+        place = (k + 0.5) * (5 ** 0.5 - 1) / 2 % 1
+        expected = 0
+        for a, _, o in own:
+            spent = everyone[everyone[:, 0] < a, 1].sum() + place * everyone[everyone[:, 0] == a, 1].sum()
+            if spent < budget.level * (len(seen[-30:]) + 1):
+                expected = o
+        if abs(budget.credit) < budget.slack:
+            assert budget(row[None]).tolist() == [expected]
+        else:
+            budget(row[None])
+        seen.append(own)
+
+
+def test_a_cap_is_not_missed_by_the_last_bit():
+    budget = Budget(handover=0.29, cap=0.29, window=100, slack=0.01)
+    assert 0.29 * 100 < 29 and budget(np.zeros(1000)).sum() == 290
+
+
 def test_the_images_handed_over_are_those_of_low_confidence():
     even = streams()['even']
     handed = Budget(handover=0.3)(even) == 1
