@@ -1,7 +1,7 @@
 """Keep what a stream of images costs at a target while the stream drifts."""
 
 import math
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
 from typing import Optional
@@ -230,20 +230,14 @@ class Budget:
 
     def _remember(self, changes):
         if len(self._changes) == self.window:
-            for place, added in self._changes.popleft():
-                first = bisect_left(self._places, place)
-                k = first if self._equal else self._added.index(added, first)
-                del self._places[k]
-                if not self._equal:
-                    del self._added[k]
+            for place, _ in self._changes.popleft():
+                k = bisect_left(self._places, place)  # of equal ones the first, which came first
+                del self._places[k], self._added[k]
         self._changes.append(changes)
         for place, added in changes:
-            if self._equal:
-                insort(self._places, place)
-            else:
-                k = bisect_right(self._places, place)
-                self._places.insert(k, place)
-                self._added.insert(k, added)
+            k = bisect_right(self._places, place)
+            self._places.insert(k, place)
+            self._added.insert(k, added)
 
     # ---- what is kept --------------------------------------------------------------------------------------
 
