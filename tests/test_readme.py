@@ -56,6 +56,15 @@ def test_a_base_at_several_scales_builds():
     assert [o.scale for o in detector.options] == found['base']['scales'] and detector.threshold == 0.15
 
 
+def test_a_budget_builds():
+    text, = [b for b in blocks('python') if "type='Budget'" in b]
+    stage = dict(config='mmdet::yolox/yolox_nano_8xb8-300e_coco.py')
+    found = dict(saver=stage, base=stage)
+    exec(text, found)
+    detector = build_detector(Config(dict(model=dict(found['model'], type='TinySaverDetector'))))
+    assert detector.threshold == 0.1 and detector.routing.cap == 0.35 and detector.routing.bound() == 21 / 500
+
+
 def test_every_confidence_is_in_the_table_with_its_defaults():
     rows = re.findall(r'^\| `(\w+)(?:\((.*?)\))?` \|', README[README.index('## Confidences'):], re.M)
     assert {name for name, _ in rows} == set(CONFIDENCES)

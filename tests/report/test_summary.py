@@ -87,3 +87,15 @@ def test_a_price_stands_where_the_threshold_does(tmp_path):
     summary = SaverSummary(**{**SUMMARY, 'threshold': None}, price=3.5)
     assert '400 images, price 3.5 points per GFLOP' in printed(summary)
     assert summary.to_dict()['price'] == 3.5 and summary.to_dict()['threshold'] is None
+
+
+def test_a_budget_says_what_was_wanted_and_what_was_reached():
+    routing = dict(type='Budget', policy=dict(type='Threshold'), handover=0.3, cap=0.4, window=100, slack=10)
+    summary = SaverSummary(**{**SUMMARY, 'threshold': None}, routing=routing)
+    assert 'budget 30.0% handed over (at most 40.0% in any 100 images)' in ' '.join(printed(summary).split())
+    assert summary.to_dict()['routing'] == routing
+    assert ('Budget: 30.0% handed over (at most 40.0% in any 100 images) was the target, and 25.0% were handed over '
+            'at 2.500 GFLOPs per image.') in summary.notes()
+    routing = dict(type='Budget', policy=dict(type='Price', gflops=[2]), gflops=2.5, window=100, slack=10)
+    summary = SaverSummary(**{**SUMMARY, 'threshold': None, 'price': 1.5}, routing=routing)
+    assert 'budget 2.5 GFLOPs per image' in printed(summary) and 'price' not in printed(summary)

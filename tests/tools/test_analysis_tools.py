@@ -685,3 +685,18 @@ def test_scores_are_aligned_for_one_base(tool, made):
                                             (['--confidence', 'all'], 'one confidence must be named')])
 def test_alignment_that_cannot_be_fitted_is_one_sentence(tool, made, options, words):
     assert words in sentence(tool('align_scores', *pair(made.here), *options, '--quiet', check=False))
+
+
+def test_simulate_budget(tool, made, tmp_path):
+    done = tool('simulate_budget', *pair(made.here), '--handover', .3, '--cap', .4, '--window', 10, '--slack', 2,
+                '--order', 'jump', 'random', '--repeats', 2, '--json', tmp_path / 'a.json')
+    assert done.stderr == '' and done.stdout.splitlines()[-1] == f'written to {tmp_path / "a.json"}'
+    found = json.loads((tmp_path / 'a.json').read_text())
+    assert found['confidence'] == 'ClassWeightedEntropy' and found['budget'] == dict(
+        type='Budget', policy=dict(type='Threshold'), handover=.3, cap=.4, window=10, slack=2)
+    assert [(s['order'], s['seed']) for s in found['streams']] == [(n, k) for n in ('jump', 'random') for k in (0, 1)]
+    assert all(s['highest'] <= .4 + 1e-9 and abs(s['handover'] - .3) <= 3 / 40 for s in found['streams'])
+    done = tool('simulate_budget', *several(made.here), '--gflops', 4, '--confidence', 'MeanScore', '--side', .1)
+    assert done.stderr == '' and 'budget 4 GFLOPs per image' in ' '.join(done.stdout.split())
+    refused = tool('simulate_budget', *pair(made.here), '--gflops', 4, '--order', 'up', check=False)
+    assert "one of listed, random, easy-to-hard, jump, but got 'up'" in sentence(refused)

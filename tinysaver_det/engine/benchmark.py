@@ -20,6 +20,7 @@ from ..datasets.image_files import image_files
 from ..errors import ConfigError
 from ..files import whole_file
 from ..models.packed import load_detector
+from ..routing import without_budget
 from ..routing.price import NEVER
 
 HANDOVERS = (0.0, 0.5, 1.0)
@@ -78,6 +79,7 @@ def benchmark(cfg: Config, folder: str, checkpoint: Optional[str] = None, batch_
         if value < 1:
             raise ConfigError(f'{name} must be at least 1, but got {value}')
     detector = load_detector(cfg, checkpoint, device)
+    detector.routing = without_budget(detector.routing)  # which would not stay where it is set
     device = next(detector.parameters()).device
     console = Console()
     settings = _settings(detector, images)

@@ -6,6 +6,7 @@ from typing import Optional
 from mmengine.config import Config
 
 from ..errors import ConfigError, TinySaverError
+from ..routing import is_budget
 
 #: Settings of a cascade of which an operating point has its own.
 DECIDES = ('confidence', 'threshold', 'price', 'routing')
@@ -46,21 +47,24 @@ def read_config(path: str, options: Optional[dict] = None) -> Config:
 def take_operating_point(cfg: Config, path: str) -> None:
     """Let a cascade's config take an operating point in place of the confidence and the policy that its file names.
 
-    A confidence that was overridden when the config was read stays, so that the detector compares it with the point's.
+    A confidence that was overridden when the config was read stays, so that the detector compares it with the point's;
+    so does a routing that is a :class:`~tinysaver_det.routing.Budget`, which goes around the point's policy.
 
     Args:
         cfg: The config to change.
         path: ``operating_point.json``.
 
     Raises:
-        ConfigError: A threshold, price or routing was overridden, too.
+        ConfigError: A threshold, price or routing was overridden, too (of a budget, its policy).
     """
     given = {key.split('.')[1] for key in vars(cfg).get('_overridden', ()) if key.startswith('model.')}
+    budget = is_budget(cfg.model.get('routing')) and not any(
+        key.startswith('model.routing.policy') for key in vars(cfg).get('_overridden', ()))
     for name in DECIDES[1:]:
-        if name in given:
+        if name in given and not (budget and name == 'routing'):
             raise ConfigError(f'a {name} (--cfg-options model.{name}) and an operating point, which has its own, were '
                               'both given: leave one out')
     cfg.model.operating_point = path
     for name in DECIDES:
-        if name in cfg.model and name not in given:
+        if name in cfg.model and name not in given and not (budget and name == 'routing'):
             cfg.model[name] = None

@@ -19,7 +19,7 @@ from ..errors import ConfigError, DataError
 from ..models.packed import require_cascade, use_packed
 from ..names import type_name
 from ..report import SaverSummary
-from ..routing import OperatingPoint
+from ..routing import OperatingPoint, without_budget
 from ..stage_config import dataset_type
 from ..visualization.route_local_visualizer import route_config
 from .command import take_operating_point
@@ -120,7 +120,7 @@ def evaluate(cfg: Config,
         name = type(detector.confidence).__name__
         pair = read_record(sweep_folder).answering(detector.alignment, detector.merge)
         found = sweep(pair, {name: detector.confidence}, point=detector.operating_point, trusted=detector.confidence,
-                      policy=detector.routing if len(detector.options) > 1 else None)
+                      policy=without_budget(detector.routing) if len(detector.options) > 1 else None)
         found.print()
         for path in found.save(sweep_folder):
             print(f'written to {path}')

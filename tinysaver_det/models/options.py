@@ -11,7 +11,7 @@ from ..confidence import Confidence
 from ..datasets.transforms import StagePipeline
 from ..datasets.transforms.scales import shown
 from ..errors import ConfigError
-from ..routing import POLICIES, build_policy
+from ..routing import POLICIES, Budget, OperatingPoint, build_policy, is_budget
 from ..stage_config import stage_label
 from .stage import Stage
 
@@ -68,7 +68,8 @@ def live_policy(routing, price, threshold, confidence: Confidence, options: Sequ
     Args:
         routing: A policy or its configuration, or None. What a configuration may leave out: the knob, where ``price``
             or ``threshold`` gives it; the GFLOPs of a Price, which the confidence has; the sizes of a SmallestScale,
-            which the options have.
+            which the options have; of a Budget all of this for its policy, even the knob, and the policy as where no
+            routing is given.
         price, threshold: The knob, in place of the policy's own; without routing they stand for a policy.
         confidence: What the policy looks at.
         options: Of the base.
@@ -78,17 +79,7 @@ def live_policy(routing, price, threshold, confidence: Confidence, options: Sequ
     """
     count = len(options)
     if routing is None:
-        if price is not None:
-            routing = dict(type='Price')
-        elif count > 1:
-            lacking = 'nothing says' if threshold is None else 'threshold says when to hand over, but not'
-            raise ConfigError(f'{lacking} to which of the {count} options of the base an image is handed over: give '
-                              f'{WAYS}')
-        elif threshold is None:
-            raise ConfigError('TinySaverDetector needs a confidence and a threshold, or an operating_point that has '
-                              'both')
-        else:
-            routing = dict(type='Threshold')
+        routing = _default(price, threshold, count)
     if isinstance(routing, dict):
         routing = _filled(dict(routing), price, threshold, confidence, options)
     policy = build_policy(routing)
@@ -106,6 +97,26 @@ def live_policy(routing, price, threshold, confidence: Confidence, options: Sequ
                               'give another confidence')
         confidence.check_options([dict(size=o.size) for o in options])
     return policy
+
+
+def routing_of(point: OperatingPoint, routing):
+    """The policy of an operating point, or the budget that is asked for around it.
+
+    Args:
+        point: It.
+        routing: What is asked for beside it. Of a Budget the target, cap and so on are taken, and its policy and what
+            GFLOPs it lacks are the point's; all else has its place taken by the point's policy.
+
+    Returns:
+        dict: A policy's configuration.
+    """
+    if not is_budget(routing):
+        return point.policy
+    found = dict(routing.to_dict() if isinstance(routing, Budget) else routing, policy=point.policy)
+    if found.get('gflops') is not None:
+        for name, own in (('saver_gflops', point.gflops[0]), ('option_gflops', [o['gflops'] for o in point.options])):
+            found[name] = own if found.get(name) is None else found[name]
+    return found
 
 
 def gains_count(policy, confidence: Confidence) -> bool:
@@ -187,14 +198,39 @@ def _require_knob(policy, name):
                           f'{policy.knob}: set {policy.knob}, or another routing')
 
 
-def _filled(routing, price, threshold, confidence, options):
+def _default(price, threshold, count):
+    """The policy where none is named."""
+    if price is not None:
+        return dict(type='Price')
+    if count > 1:
+        lacking = 'nothing says' if threshold is None else 'threshold says when to hand over, but not'
+        raise ConfigError(f'{lacking} to which of the {count} options of the base an image is handed over: give '
+                          f'{WAYS}')
+    if threshold is None:
+        raise ConfigError('TinySaverDetector needs a confidence and a threshold, or an operating_point that has both')
+    return dict(type='Threshold')
+
+
+def _filled(routing, price, threshold, confidence, options, knob_needed=True):
     kind = routing.get('type')
     if not isinstance(kind, str):
         return routing  # refused when it is built
+    if kind == 'Budget':
+        inner = routing.get('policy')
+        if inner is None:
+            alone = len(options) == 1 and price is None
+            inner = dict(type='Threshold') if alone else _default(price, threshold, len(options))
+        routing['policy'] = _filled(dict(inner), price, threshold, confidence, options, False) \
+            if isinstance(inner, dict) else inner
+        if routing.get('gflops') is not None and routing.get('option_gflops') is None:
+            routing['option_gflops'] = confidence.gflops if confidence.options == len(options) else None
+        return routing
     if kind in POLICIES and POLICIES[kind].knob not in routing:
         knob = POLICIES[kind].knob
-        routing[knob] = dict(price=price, threshold=threshold)[knob]
-        if routing[knob] is None:
+        value = dict(price=price, threshold=threshold)[knob]
+        if value is not None:
+            routing[knob] = value
+        elif knob_needed:
             raise ConfigError(f'routing by {kind} needs a {knob}: give it as {knob}=..., or within routing')
     if kind == 'Price' and 'gflops' not in routing:
         if confidence.options is None:

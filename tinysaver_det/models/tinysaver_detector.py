@@ -28,7 +28,7 @@ from .checkpoint import weights_checksum
 from .handover import NOT_FINITE, BaseRuns, Routed
 from .nan_watch import NanWatch
 from .neck_features import NeckFeatures, neck_of
-from .options import CostOrder, gains_count, knob_of, live_policy, option_names, options_of, set_knob
+from .options import CostOrder, gains_count, knob_of, live_policy, option_names, options_of, routing_of, set_knob
 from .stage import Stage, common_classes, to_detections
 
 PACKED_META = 'tinysaver_det'
@@ -70,11 +70,12 @@ class TinySaverDetector(BaseDetector):
             object.
         routing: A policy of :mod:`tinysaver_det.routing` or its configuration, which a base of several options needs
             unless there is a price; ``threshold`` or ``price`` then set its knob. A ``Price`` takes its GFLOPs from the
-            confidence and a ``SmallestScale`` its sizes from the options where they are not given.
+            confidence and a ``SmallestScale`` its sizes from the options where they are not given. A ``Budget`` without
+            a policy moves the threshold or price.
         operating_point: ``operating_point.json`` of ``tools/calibrate.py``: its policy takes the place of
-            ``threshold``, ``price`` and ``routing``, and its confidence, merge and alignment that of missing ones. It
-            is refused for other weights, scales, target classes, or another confidence, merge or alignment than it was
-            made with.
+            ``threshold``, ``price`` and ``routing`` (but for a :class:`~tinysaver_det.routing.Budget`, which goes
+            around it), and its confidence, merge and alignment that of missing ones. It is refused for other weights,
+            scales, target classes, or another confidence, merge or alignment than it was made with.
         target_classes: The classes to detect; boxes of others are dropped in both stages before the confidence
             sees them. By default the data set's own classes when run by a test loop, else those that both
             stages know.
@@ -146,7 +147,7 @@ class TinySaverDetector(BaseDetector):
         if point is not None:
             if confidence is not None:
                 point.check(confidence=_confidence(confidence).to_dict())
-            confidence, threshold, price, routing = point.confidence, None, None, point.policy
+            confidence, threshold, price, routing = point.confidence, None, None, routing_of(point, routing)
             merge, alignment = answers_of(point, merge, alignment)
         elif confidence is None:
             raise ConfigError('TinySaverDetector needs a confidence and a threshold, or an operating_point that has '

@@ -22,7 +22,8 @@ class SaverSummary:
         gflops_per_image: Mean GFLOPs per image (1 multiply-add = 1), saver and base together.
         saver_gflops, base_gflops: Mean GFLOPs per image of each stage run alone.
         saved: 1 - gflops_per_image / base_gflops; negative when the cascade costs more than the base.
-        threshold: Confidence below which an image was handed over; None where a price decided.
+        threshold: Confidence below which an image was handed over; None where a price decided. Where a budget did, it
+            is where the stream started, or None.
         confidence: Configuration of the confidence.
         metrics: The data set metrics of the cascade, such as 'coco/bbox_mAP' in [0, 1].
         baselines: The same metrics of 'saver' and 'base' alone, where they were evaluated.
@@ -36,6 +37,7 @@ class SaverSummary:
         options: Of a base with several options each one's ``name``, ``scale`` ((width, height), None without scales),
             ``share`` of the images that it answered, and ``gflops`` (what it cost beside the saver, mean over these).
         base_errors: Images that keep the saver's answer since the base failed on them.
+        routing: Configuration of the policy, see :mod:`tinysaver_det.routing`.
     """
 
     images: int
@@ -57,6 +59,7 @@ class SaverSummary:
     price: Optional[float] = None
     options: list[dict] = field(default_factory=list)
     base_errors: int = 0
+    routing: Optional[dict] = None
 
     def to_dict(self) -> dict:
         """Plain values for JSON; a figure that doesn't exist is None."""
@@ -75,7 +78,12 @@ class SaverSummary:
 
         shown = [k for k in self.metrics if k.split('/')[-1] in HEADLINES]
         shown = shown or [k for k, v in self.metrics.items() if isinstance(v, (int, float))][:3]
-        knob = f'threshold {self.threshold:.6g}' if self.price is None else f'price {self.price:.6g} points per GFLOP'
+        if self._budget:
+            knob = f'budget {budgeted(self._budget)}'
+        elif self.price is None:
+            knob = f'threshold {self.threshold:.6g}'
+        else:
+            knob = f'price {self.price:.6g} points per GFLOP'
         table = Table(title=f'{self.images} images, {knob}')
         table.add_column('', no_wrap=not self.options, overflow='fold')
         for head in ('GFLOPs', 'of base', 'handed over', *(_short(k, shown) for k in shown)):
@@ -88,6 +96,10 @@ class SaverSummary:
             table.add_row(name, _figure(gflops, '.3f'), _figure(gflops / self.base_gflops, '.1%'),
                           _figure(handover, '.1%'), *(_figure(metrics.get(k), '.3f') for k in shown))
         return table
+
+    @property
+    def _budget(self):
+        return self.routing if (self.routing or {}).get('type') == 'Budget' else None
 
     @property
     def headline(self) -> Optional[str]:
@@ -148,6 +160,9 @@ class SaverSummary:
             saved = (f'saves {self.saved:.1%} of the GFLOPs of the base alone' if self.saved >= 0 else
                      f'costs {-self.saved:.1%} more GFLOPs than the base alone')
             notes.append(f'The cascade {saved} (1 multiply-add = 1; preprocessing and NMS not counted).')
+        if self._budget:
+            notes.append(f'Budget: {budgeted(self._budget)} was the target, and {self.handover:.1%} were handed over '
+                         f'at {self.gflops_per_image:.3f} GFLOPs per image.')
         notes += [f'{stage}: not in its GFLOPs, for want of a formula: {", ".join(ops)}'
                   for stage, ops in self.uncounted_ops.items()]
         if not math.isfinite(self.base_gflops):
@@ -159,6 +174,15 @@ class SaverSummary:
             notes.append(f"{self.base_errors} images keep the saver's answer since the base failed on them: the log "
                          'names each with the reason')
         return notes
+
+
+def budgeted(budget):
+    """A budget's target and cap, in words."""
+    share = budget.get('handover') is not None
+    target, cap = budget['handover' if share else 'gflops'], budget.get('cap')
+    shown = [f'{v:.1%}' if share else f'{v:.4g}' for v in (target, cap) if v is not None]
+    most = '' if cap is None else f' (at most {shown[1]} in any {budget["window"]} images)'
+    return f'{shown[0]} {"handed over" if share else "GFLOPs per image"}{most}'
 
 
 def _names(options):

@@ -10,12 +10,16 @@ Option 0 keeps the saver's answer; options 1 to K are the base's, from the cheap
   cost (on a single image an option may cost less than one before it);
 - ``options``: how many options of the base it chooses among, K;
 - ``to_dict()``: plain values that :func:`build_policy` takes.
+
+A :class:`Budget` has a policy inside and moves its knob image by image; it alone remembers the images before.
 """
 
+from .budget import Budget, is_budget, without_budget
 from .operating_point import OperatingPoint, answers_of
 from .policies import POLICIES, build_policy
 from .price import Price
 from .smallest_scale import SmallestScale
 from .threshold import Threshold
 
-__all__ = ['POLICIES', 'OperatingPoint', 'Price', 'SmallestScale', 'Threshold', 'answers_of', 'build_policy']
+__all__ = ['POLICIES', 'Budget', 'OperatingPoint', 'Price', 'SmallestScale', 'Threshold', 'answers_of', 'build_policy',
+           'is_budget', 'without_budget']

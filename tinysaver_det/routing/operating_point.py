@@ -260,6 +260,9 @@ def _wrong_policy(content) -> list:
     if not all(isinstance(g, (int, float)) and math.isfinite(g) for g in content['gflops']) or \
             count != len(content['lighter']) + 2:
         wrong.append('gflops')
+    if kind == 'Budget':
+        return [*wrong, 'routing (a Budget goes around the policy of an operating point: give it as routing beside the '
+                        'operating_point)']
     shapes = dict(Threshold=(), Price=('gflops',), SmallestScale=('sizes',))
     if not isinstance(kind, str) or kind not in shapes or kind == 'Threshold' and content['lighter'] or any(
             not isinstance(content['routing'].get(k), list) or len(content['routing'][k]) != count - 1

@@ -1,11 +1,12 @@
 """The policies by name, and how one is built from its configuration."""
 
 from ..errors import ConfigError
+from .budget import Budget
 from .price import Price
 from .smallest_scale import SmallestScale
 from .threshold import Threshold
 
-POLICIES = {p.__name__: p for p in (Threshold, Price, SmallestScale)}
+POLICIES = {p.__name__: p for p in (Threshold, Price, SmallestScale, Budget)}
 
 
 def build_policy(config):

@@ -83,6 +83,7 @@ def summarise(detector, metrics: dict[str, float]) -> Optional[SaverSummary]:
             of_cascade[key] = value
     return SaverSummary(
         **{key: metrics[f'saver/{key}'] for key in COST_KEYS},
+        routing=detector.routing.to_dict(),
         **{knob: detector.routing.value if detector.routing.knob == knob else None for knob in ('threshold', 'price')},
         options=[dict(name=name, scale=option.scale, share=metrics[f'saver/share_{k}'],
                       gflops=metrics[f'saver/gflops_{k}'])
