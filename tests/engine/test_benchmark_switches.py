@@ -16,9 +16,9 @@ def test_switches_are_timed_and_compared(config, photos, tmp_path, capsys):
     config.model.threshold = 0.35
     config.model.base.speed = dict(autocast='float16')  # the config's own are left out
     plain, fused = benchmark_switches(
-        config, str(photos.folder), ['channels_last+fuse_conv_bn'], str(photos.ann), batch_sizes=[2, 3], num_images=4,
+        config, str(photos.folder), ['channels_last+fuse_conv_bn'], str(photos.ann), batch_sizes=[3],
         rounds=1, device='cpu', quiet=True, json_file=str(tmp_path / 'a.json'))
-    assert set(plain.speedup) == {2, 3} and set(plain.speedup[2]) == {'saver', 'base', 'cascade'}
+    assert set(plain.speedup) == {3} and set(plain.speedup[3]) == {'saver', 'base', 'cascade'}
     assert all(v == 1 for modes in plain.speedup.values() for v in modes.values())
     assert all(v > 0 for modes in fused.speedup.values() for v in modes.values())
     assert (plain.box_difference, plain.lost, plain.routed_alike) == (0, 0, 1)
