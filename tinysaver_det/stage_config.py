@@ -13,7 +13,7 @@ from mmengine.utils import import_modules_from_strings
 from .errors import ClassesError, ConfigError
 from .names import refuse_unknown
 
-STAGE_KEYS = ('config', 'cfg_options', 'model', 'test_pipeline', 'checkpoint', 'strict', 'classes', 'scales')
+STAGE_KEYS = ('config', 'cfg_options', 'model', 'test_pipeline', 'checkpoint', 'strict', 'classes', 'scales', 'speed')
 
 
 def read_stage_config(stage: dict, name: str) -> Config:

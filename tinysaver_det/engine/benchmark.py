@@ -95,7 +95,7 @@ def benchmark(cfg: Config, folder: str, checkpoint: Optional[str] = None, batch_
     return results
 
 
-def _alone(detector):
+def runs_alone(detector) -> list:
     """(name, stage, pipeline) of the saver and of the options: what runs alone."""
     options = detector.options
     names = ['base'] if len(options) == 1 else [f'option {k}' for k in range(1, len(options) + 1)]
@@ -135,7 +135,7 @@ def _measure(detector, images, batch_size, rounds, settings, device, progress):
             return np.bincount([s.option for s in samples], minlength=len(detector.options) + 1)
         return run
 
-    stages = {name: alone(stage, pipeline) for name, stage, pipeline in _alone(detector)}
+    stages = {name: alone(stage, pipeline) for name, stage, pipeline in runs_alone(detector)}
     modes = dict(stages)
     modes.update({f'cascade {h:.0%}': cascade(v) for h, v in zip(HANDOVERS, settings)})
     batches = [images[i:i + batch_size] for i in range(0, len(images), batch_size)]
@@ -150,10 +150,10 @@ def _measure(detector, images, batch_size, rounds, settings, device, progress):
         for b, batch in enumerate(batches):
             for k in range(len(names)):  # each mode is first, second, ... equally often
                 name = names[(k + b + r) % len(names)]
-                _wait(device)
+                wait_for(device)
                 start = time.perf_counter()
                 answered = modes[name](batch)
-                _wait(device)
+                wait_for(device)
                 times[name][r] += time.perf_counter() - start
                 if name in handed:
                     handed[name] += answered
@@ -167,7 +167,8 @@ def _measure(detector, images, batch_size, rounds, settings, device, progress):
                  {n: sum(s) for n, s in shares.items()}, shares, ratio)
 
 
-def _wait(device):
+def wait_for(device) -> None:
+    """Let a GPU finish what it was given, before the clock is read."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 
@@ -194,7 +195,7 @@ def _size_table(detector, images, device):
     table = Table(title='size, one image', caption='peak memory: tensors beyond the weights', caption_justify='left')
     for head in ('stage', 'GFLOPs', 'parameters', 'peak memory'):
         table.add_column(head, justify='left' if head == 'stage' else 'right', no_wrap=True)
-    for name, stage, pipeline in _alone(detector):
+    for name, stage, pipeline in runs_alone(detector):
         model = detector.get_submodule(stage)
         data = pseudo_collate([pipeline.read(images[0])])
         gflops = detector.costs[stage].gflops(tuple(model.data_preprocessor(data, False)['inputs'].shape[-2:]))

@@ -16,6 +16,7 @@ from ..names import close_to
 from ..stage_config import config_classes, read_stage_config, scope_of
 from .checkpoint import checkpoint_classes, load_weights, read_checkpoint
 from .nan_watch import heads_of
+from .speed import FastForward, check_speed
 
 
 class Stage:
@@ -27,8 +28,9 @@ class Stage:
         name: 'saver', 'base', or 'base.NUMBER' where the base has several models.
         config: What the user wrote for it (see :func:`~tinysaver_det.stage_config.read_stage_config`), with
             optional ``checkpoint`` (path, URL or None), ``strict`` (whether a key that doesn't fit is an error;
-            True), ``classes`` (names of its labels, where neither checkpoint nor config tell or to rename) and
-            ``scales`` (sizes of its input, see :mod:`~tinysaver_det.datasets.transforms.scales`).
+            True), ``classes`` (names of its labels, where neither checkpoint nor config tell or to rename),
+            ``scales`` (sizes of its input, see :mod:`~tinysaver_det.datasets.transforms.scales`), and ``speed`` (what
+            makes it faster, see :class:`~tinysaver_det.models.speed.FastForward`).
 
     Attributes:
         model (nn.Module): The built detector with its weights, until :meth:`detach_model`.
@@ -38,6 +40,7 @@ class Stage:
         pipeline (StagePipeline): The last of them.
         size (int | None): The longer side of its input in pixels where no scales are given, if its pipeline says it.
         heads (list[nn.Module]): The detector's heads.
+        speed (dict): The switches of speed that are on.
     """
 
     def __init__(self, name: str, config: dict):
@@ -46,6 +49,7 @@ class Stage:
         if cfg.get('custom_imports'):
             import_modules_from_strings(**cfg.custom_imports)
         self.strict = bool(config.get('strict', True))
+        self.speed = check_speed(config.get('speed'), name)
         self.checkpoint = config.get('checkpoint')
         own = {k: config[k] for k in config if k in _PIPELINE_KEYS}
         self.pipelines = [(None, StagePipeline(name, **own))]
@@ -78,6 +82,8 @@ class Stage:
                                f"that it was trained on, {name}=dict(..., classes=('...', ...))")
         self.set_target(self.classes)
         self.heads = heads_of(self.model)
+        if self.speed:
+            FastForward(self.model, self.speed, name)
 
     def detach_model(self) -> torch.nn.Module:
         """Hand the detector to the cascade, which owns it from here on."""

@@ -57,7 +57,8 @@ class TinySaverDetector(BaseDetector):
         saver: The light detector: ``dict(config=..., checkpoint=...)``. ``config`` is a path, an ``mmdet::``
             name or a whole inline config; or give ``model`` and ``test_pipeline``. Optional: ``cfg_options``
             (overrides of its config), ``strict`` (False loads what fits of the checkpoint), ``classes`` (the
-            names of its labels).
+            names of its labels), ``speed`` (switches that make it faster, such as ``dict(channels_last=True)``, see
+            :class:`~tinysaver_det.models.speed.FastForward`).
         base: The heavy detector, likewise. Its config may be one of another :class:`TinySaverDetector`. Optional:
             ``scales``, a list of (width, height) or of sides of squares in pixels, ascending in area: the base's test
             pipeline is told each of these sizes in place of its own (see
