@@ -82,7 +82,7 @@ def benchmark(cfg: Config, folder: str, checkpoint: Optional[str] = None, batch_
     detector.routing = without_budget(detector.routing)  # which would not stay where it is set
     device = next(detector.parameters()).device
     console = Console()
-    settings = _settings(detector, images)
+    settings = knob_values(detector, images, HANDOVERS)
     results = []
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         for batch_size in batch_sizes:
@@ -104,17 +104,25 @@ def runs_alone(detector) -> list:
 
 
 @torch.no_grad()
-def _settings(detector, images):
-    """The values of the policy's knob at which none, half and all of the images are handed over."""
-    pipeline, policy = detector.stages['saver'].pipeline, detector.routing
+def knob_values(detector, images: Sequence, handovers: Sequence[float]) -> list:
+    """The values of the policy's knob at which shares of some images are handed over.
+
+    Args:
+        detector: The cascade.
+        images: Paths.
+        handovers: Shares; of 0 none and of 1 all of any images.
+    """
+    pipeline, policy = detector.stages['saver'].pipeline, without_budget(detector.routing)
     rows = []
     for image in images:
         data = detector.data_preprocessor(pseudo_collate([pipeline.read(image)]), False)
         rows.append(detector.measure(data['inputs'], data['data_samples'])[0])
     at, changing, _ = policy.changes(np.stack(rows))
     first = at[np.unique(changing, return_index=True)[1]]  # where each image is first handed over
-    ends = (NEVER, np.nextafter(first.min(), -np.inf)) if policy.knob == 'price' else (0.0, 2.0)
-    return ends[0], float(np.median(first)), float(ends[1])
+    falling = policy.knob == 'price'
+    none, all_ = (NEVER, np.nextafter(first.min(), -np.inf)) if falling else (0.0, 2.0)
+    return [float(none if h <= 0 else all_ if h >= 1 else np.quantile(first, 1 - h if falling else h))
+            for h in handovers]
 
 
 @torch.no_grad()

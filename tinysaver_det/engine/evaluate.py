@@ -63,12 +63,47 @@ def evaluate(cfg: Config,
     Raises:
         TinySaverError: Something of the config, the data or the weights does not fit.
     """
-    require_cascade(cfg)
-    cfg = copy.deepcopy(cfg)
-    cfg.work_dir = cfg.get('work_dir') or 'work_dirs/tinysaver'
     for path in (json_file, out):
         if path is not None and osp.isdir(path):
             raise ConfigError(f'{path} is a folder: name a file to write')
+    cfg = prepared(cfg, checkpoint, threshold, baselines, quiet, sweep_folder, operating_point, features, two_phase)
+    with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
+        runner = Runner.from_cfg(cfg)
+        with _dumped(runner, out):
+            metrics = runner.test()
+    if runner.rank != 0:
+        return None
+    summary = summarise(unwrap(runner.model), metrics)
+    if summary is None:
+        raise DataError('no image was tested: the data set is empty')
+    if quiet:  # the hook's own went with the rest
+        summary.print()
+    if json_file is not None:
+        summary.save(json_file)
+        print(f'written to {json_file}')
+    if sweep_folder is not None:
+        detector = unwrap(runner.model)
+        name = type(detector.confidence).__name__
+        pair = read_record(sweep_folder).answering(detector.alignment, detector.merge)
+        found = sweep(pair, {name: detector.confidence}, point=detector.operating_point, trusted=detector.confidence,
+                      policy=without_budget(detector.routing) if len(detector.options) > 1 else None)
+        found.print()
+        for path in found.save(sweep_folder):
+            print(f'written to {path}')
+    return summary
+
+
+def prepared(cfg: Config, checkpoint: Optional[str] = None, threshold: Optional[float] = None,
+             baselines: bool = False, quiet: bool = False, sweep_folder: Optional[str] = None,
+             operating_point: Optional[str] = None, features: bool = False, two_phase: bool = False) -> Config:
+    """The config of a runner that tests a cascade as :func:`evaluate` is told; its arguments are the same.
+
+    Raises:
+        TinySaverError: Something of the config, the data or the weights does not fit.
+    """
+    require_cascade(cfg)
+    cfg = copy.deepcopy(cfg)
+    cfg.work_dir = cfg.get('work_dir') or 'work_dirs/tinysaver'
     if operating_point is not None:
         take_operating_point(cfg, operating_point)
     if features:
@@ -101,30 +136,7 @@ def evaluate(cfg: Config,
         distribute_on_cpu(cfg)
     if quiet:
         cfg.log_level = 'ERROR'
-    with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
-        runner = Runner.from_cfg(cfg)
-        with _dumped(runner, out):
-            metrics = runner.test()
-    if runner.rank != 0:
-        return None
-    summary = summarise(unwrap(runner.model), metrics)
-    if summary is None:
-        raise DataError('no image was tested: the data set is empty')
-    if quiet:  # the hook's own went with the rest
-        summary.print()
-    if json_file is not None:
-        summary.save(json_file)
-        print(f'written to {json_file}')
-    if sweep_folder is not None:
-        detector = unwrap(runner.model)
-        name = type(detector.confidence).__name__
-        pair = read_record(sweep_folder).answering(detector.alignment, detector.merge)
-        found = sweep(pair, {name: detector.confidence}, point=detector.operating_point, trusted=detector.confidence,
-                      policy=without_budget(detector.routing) if len(detector.options) > 1 else None)
-        found.print()
-        for path in found.save(sweep_folder):
-            print(f'written to {path}')
-    return summary
+    return cfg
 
 
 def show_predictions(cfg: Config, show: bool = False, folder: Optional[str] = None, wait_time: float = 2) -> None:
