@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import tinysaver_det.models  # noqa: F401
 from tinysaver_det.datasets import StagePipeline
@@ -119,7 +120,7 @@ def test_it_runs_full_batches_of_the_base(half, tmp_path, monkeypatch):
 @pytest.fixture
 def impatient(monkeypatch):
     """Dead workers are looked for at once, not after five seconds."""
-    monkeypatch.setattr(torch.utils.data._utils, 'MP_STATUS_CHECK_INTERVAL', 0.1)
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, '__defaults__', (0.1,))
 
 
 @pytest.mark.parametrize('phase', ['saver', 'base'])
