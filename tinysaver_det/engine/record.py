@@ -217,7 +217,7 @@ def _write_results(folder, detector, source, numbers, files, also):
                 categories=[dict(id=i, name=c) for i, c in zip(source.category_ids, source.classes)]), f)
     if 'record.json' in also:
         weights = detector.weights_checksums()
-        with folder.full_disk_told('record.json'):
+        with folder.written_by_others('record.json'):
             save_record(folder.folder, source.truth.take(positions(ids, source.truth.image_ids)[0]), detector.names,
                         gflops, dropped[0], [weights['saver'], *(weights[o.stage] for o in detector.options)],
                         [None, *(o.size for o in detector.options)])
@@ -231,7 +231,7 @@ def _tell(folder, out):
     for s in skipped[:SHOWN]:
         print(f'skipped {s["file"]}: {s["reason"]}')
     if len(skipped) > SHOWN:
-        print(f'... and {len(skipped) - SHOWN} more; all are in {out}/manifest.json under "skipped"')
+        print(f'... and {len(skipped) - SHOWN} more; all are in {out}/manifest.json, under "skipped" of their shards')
     if skipped:
         print(f'{len(skipped)} of {found["images"] + len(skipped)} images were skipped: they are in no results file, '
               'and a sweep of the record is without them')

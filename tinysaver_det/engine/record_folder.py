@@ -101,7 +101,7 @@ class RecordFolder:
         """
         content = io.BytesIO()
         np.savez(content, **arrays)
-        with self._writing(self._path(number), 'wb') as f:
+        with self._writing(_shard(number), 'wb') as f:
             f.write(content.getvalue())
         with self._lock('manifest', wait=True):
             manifest = self._manifest()
@@ -124,7 +124,7 @@ class RecordFolder:
                 yield dict(arrays)
 
     def _path(self, number):
-        return osp.join(self.folder, SHARDS, f'{number:05d}.npz')
+        return osp.join(self.folder, _shard(number))
 
     def _read(self, number, said) -> Optional[bytes]:
         try:
@@ -161,12 +161,14 @@ class RecordFolder:
 
     def writing(self, name: str):
         """A result file to write."""
-        return self._writing(osp.join(self.folder, name), 'w')
+        return self._writing(name, 'w')
 
     @contextlib.contextmanager
-    def full_disk_told(self, path: str):
-        """Inside, a full disk is told in one sentence."""
+    def written_by_others(self, name: str):
+        """Inside, somebody else writes a result file, whole or absent; a full disk is told in one sentence."""
+        path = osp.join(self.folder, name)
         try:
+            self._sweep_up(path)
             yield
         except OSError as e:
             if e.errno in FULL:
@@ -212,7 +214,7 @@ class RecordFolder:
         return found
 
     def _save(self, manifest):
-        with self._writing(osp.join(self.folder, MANIFEST), 'w') as f:
+        with self._writing(MANIFEST, 'w') as f:
             json.dump(manifest, f, indent=1)
 
     def _throw_away(self):
@@ -231,13 +233,11 @@ class RecordFolder:
         return sorted(glob.glob(osp.join(glob.escape(self.folder), pattern)))
 
     @contextlib.contextmanager
-    def _writing(self, path, mode):
-        with self.full_disk_told(path):
-            self._sweep_up(path)
-            with whole_file(path, mode) as f:
-                yield f
-                f.flush()
-                os.fsync(f.fileno())
+    def _writing(self, name, mode):
+        with self.written_by_others(name), whole_file(osp.join(self.folder, name), mode) as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
 
     @staticmethod
     def _sweep_up(path):
@@ -270,6 +270,10 @@ class RecordFolder:
             f.close()
             raise RecordError(message) from e
         return f
+
+
+def _shard(number):
+    return osp.join(SHARDS, f'{number:05d}.npz')
 
 
 def _told(name, then, now):

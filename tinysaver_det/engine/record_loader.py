@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import ImageError, RecordError, TinySaverError
 
 DEATHS = 3  # of workers in a row, without a batch in between
+SHOWN = 3  # images that a message names
 
 
 def read_batches(batches: Sequence[Sequence], pipelines: Sequence, workers: int,
@@ -32,15 +33,10 @@ def read_batches(batches: Sequence[Sequence], pipelines: Sequence, workers: int,
     """
     done, deaths = 0, 0
     while done < len(batches):
-        with warnings.catch_warnings():  # about the number of workers, which was asked for
-            warnings.filterwarnings('ignore', message='This DataLoader will create')
-            loader = DataLoader(
-                _Batches(batches[done:], pipelines), batch_size=None, num_workers=workers, collate_fn=_as_it_is,
-                multiprocessing_context='fork' if workers else None,
-                worker_init_fn=_Start(on_start) if workers else None)
-            inputs = iter(loader)
+        # After a death the next batch comes by itself, which tells whether it is the one that kills.
+        part = batches[done:done + 1] if deaths else batches[done:]
         try:
-            for found in inputs:
+            for found in _loader(_Batches(part, pipelines), min(workers, len(part)), on_start):
                 yield found
                 done, deaths = done + 1, 0
         except RuntimeError as e:
@@ -48,10 +44,19 @@ def read_batches(batches: Sequence[Sequence], pipelines: Sequence, workers: int,
                 raise
             deaths += 1
             if deaths == DEATHS:
+                names = ', '.join(path for _, path in batches[done][:SHOWN])
                 raise RecordError(
-                    f'a process that reads images died {deaths} times in a row, the last time before it gave '
-                    f'{batches[done][0][1]}: read in the main process with --workers 0, or free some memory (also of '
-                    '/dev/shm)') from e
+                    f'a process that reads images died {deaths} times in a row, the last times on the batch of {names}'
+                    f'{", ..." if len(batches[done]) > SHOWN else ""}: look at these images, read in the main process '
+                    'with --workers 0, or free some memory (also of /dev/shm)') from e
+
+
+def _loader(data, workers, on_start):
+    with warnings.catch_warnings():  # about the number of workers, which was asked for
+        warnings.filterwarnings('ignore', message='This DataLoader will create')
+        return iter(DataLoader(data, batch_size=None, num_workers=workers, collate_fn=_as_it_is,
+                               multiprocessing_context='fork' if workers else None,
+                               worker_init_fn=_Start(on_start) if workers else None))
 
 
 class _Batches(Dataset):
