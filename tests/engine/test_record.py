@@ -159,11 +159,11 @@ def test_what_is_done_is_not_done_again(asked, monkeypatch, capsys):
     (dict(shard_size=3), 'begun with shard size 2, but now it is 3: ask for the same, name another folder'),
     (dict(batch_size=1), 'with batch size 2, but now it is 1'),
     (dict(stages='saver'), 'with stages both, but now it is saver'),
-    (dict(images='FOLDER'), 'with writes '),
-    ('model.base.checkpoint', 'with another weights base than'),
-    ('model.base.test_pipeline.1.scale', 'with another config base than'),
+    (dict(images='FOLDER'), 'with other annotations than now: '),
+    ('model.base.checkpoint', 'with other weights of base than now'),
+    ('model.base.test_pipeline.1.scale', 'with other config of base than now'),
     ('test_dataloader.dataset.metainfo.classes', r"with classes \['cat', 'dog', 'bus'\], but now it is \['dog'\]"),
-    ('test_dataloader.dataset.indices', 'with another images than'),
+    ('test_dataloader.dataset.indices', 'with other images than now'),
     ('model.on_base_error', 'with on base error raise, but now it is keep_saver')])
 def test_another_recording_is_refused_and_restarted(asked, tmp_path, change, words):
     asked.run(asked.out)
@@ -282,7 +282,7 @@ def test_a_folder_of_images(asked, capsys):
     assert [(b['image_id'], b['category_id']) for b in boxes] == [(1, 1), *[(4, 1)] * 3]
     assert 'GFLOPs per image: saver ' in capsys.readouterr().out
     (asked.folder / '008.jpg').write_bytes(b'')
-    with pytest.raises(RecordError, match='with another images than is asked for now'):
+    with pytest.raises(RecordError, match='with other images than now'):
         asked.run(asked.out, images=str(asked.folder), stages='base')
 
 

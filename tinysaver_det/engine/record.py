@@ -96,7 +96,7 @@ def record(cfg: Config, out: str, checkpoint: Optional[str] = None, stages: str 
     files = [results_files(len(detector.options))[n] for n in numbers]
     also = ['images.json'] if images is not None else ['record.json'] if stages == 'both' and source.annotated else []
     asked = _asked(cfg, detector, source, numbers, dict(
-        stages=stages, shard_size=shard_size, batch_size=batch_size, writes=files + also))
+        stages=stages, shard_size=shard_size, batch_size=batch_size), files + also)
     count = -(-len(source) // shard_size)
     with RecordFolder(out, asked, count, part, restart) as folder:
         if folder.finished():
@@ -105,23 +105,23 @@ def record(cfg: Config, out: str, checkpoint: Optional[str] = None, stages: str 
         try:
             with _deterministic(), torch.no_grad():
                 _record_shards(folder, detector, source, numbers, shard_size, batch_size, workers, on_error, quiet)
+            with folder.merging():
+                done = folder.done()
+                if len(done) < count:
+                    print(f'{len(done)} of {count} shards are recorded in {out}; the rest is that of the other '
+                          'processes, the last of which writes the results')
+                    return False
+                if not folder.finished():
+                    _write_results(folder, detector, source, numbers, files, also)
         except KeyboardInterrupt:
             print(f'{len(folder.done())} of {count} shards are recorded in {out}: run the same command again to go on',
                   file=sys.stderr)
             raise
-        with folder.merging():
-            done = folder.done()
-            if len(done) < count:
-                print(f'{len(done)} of {count} shards are recorded in {out}; the rest is that of the other processes, '
-                      'the last of which writes the results')
-                return False
-            if not folder.finished():
-                _write_results(folder, detector, source, numbers, files, also)
         _tell(folder, out)
     return True
 
 
-def _asked(cfg, detector, source, numbers, settings):
+def _asked(cfg, detector, source, numbers, settings, writes):
     """What a recording is of; whatever may change a bit of it."""
     device = next(detector.parameters()).device
     weights = detector.weights_checksums()
@@ -138,10 +138,11 @@ def _asked(cfg, detector, source, numbers, settings):
         image_count=len(source),
         annotations=None if source.truth is None else source.truth.checksum,
         base_batch_size=detector.base_batch_size,
-        on_base_error=detector._base_runs.on_error,
+        on_base_error=detector.on_base_error,
         device=f'cpu ({torch.backends.cpu.get_cpu_capability()})' if cpu else torch.cuda.get_device_name(device),
         threads=torch.get_num_threads() if cpu else None,
-        torch=torch.__version__)
+        torch=torch.__version__,
+        writes=writes)
 
 
 def _digest(stage, name):

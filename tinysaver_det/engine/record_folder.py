@@ -281,10 +281,10 @@ def _told(name, then, now):
     what = name.replace('_', ' ')
     if isinstance(then, dict) and isinstance(now, dict):
         part = next(k for k in {**now, **then} if then.get(k) != now.get(k))
-        return _told(f'{name} {part}', then.get(part), now.get(part))
+        return _told(f'{name} of {part}', then.get(part), now.get(part))
     long = isinstance(then, str) and len(then) == 64 or isinstance(now, str) and len(now) == 64
     if long or isinstance(then, list) and isinstance(now, list) and len(str(then) + str(now)) > 200:
-        return f'with another {what} than is asked for now'
+        return f'with other {what} than now'
     return f'with {what} {then}, but now it is {now}'
 
 

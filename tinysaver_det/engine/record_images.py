@@ -77,6 +77,9 @@ def images_of_config(cfg: Config, detector, quiet: bool = False) -> RecordImages
     found = sorted((int(i['img_id']), i['img_path']) for i in map(dataset.get_data_info, range(len(dataset))))
     if not found:
         raise DataError('there is no image to record: the data set is empty')
+    if len({i for i, _ in found}) < len(found):
+        raise DataError('the test data set gives two images the same id, so their boxes could not be told apart: '
+                        'record its parts one by one')
     truth = full.only(detector.target_classes)
     names = dict(zip(full.image_ids.tolist(), full.file_names))
     ids, paths = zip(*found)

@@ -31,7 +31,7 @@ class RecordShard:
             if isinstance(module, TinySaverDetector):
                 module.costs = {name: StageCost() for name in module.stages}
         self._detector, self._numbers, self._stop = detector, numbers, stop
-        self._runs = BaseRuns('raise' if stop else detector._base_runs.on_error)
+        self._runs = BaseRuns('raise' if stop else detector.on_base_error)
         cascades = [n for n in detector.stages if isinstance(detector.get_submodule(n), TinySaverDetector)]
         self._order = CostOrder(detector.options, detector.names[1:], cascades)
         self._rows, self._found = [], [[] for _ in numbers]
@@ -50,8 +50,8 @@ class RecordShard:
         for image, found in zip(images, inputs):
             if isinstance(found, str):
                 self._skip(image, found)
-        images, inputs = zip(*(p for p in zip(images, inputs) if not isinstance(p[1], str))) if any(
-            not isinstance(i, str) for i in inputs) else ((), ())
+        usable = [(image, found) for image, found in zip(images, inputs) if not isinstance(found, str)]
+        images, inputs = [image for image, _ in usable], [found for _, found in usable]
         answers = [self._answer(number, images, [i[k] for i in inputs]) for k, number in enumerate(self._numbers)]
         for image, found in zip(images, zip(*answers)):
             failed = [(n, f) for n, f in zip(self._numbers, found) if isinstance(f, Exception)]
