@@ -10,6 +10,7 @@
     ├── DataError          an annotation file that cannot be evaluated (also a ValueError)
     ├── OperatingPointError an operating point that is damaged or was made for something else (also a ValueError)
     ├── GateError          a learned gate that is damaged or was fitted for something else (also a ValueError)
+    ├── RecordError        a recording that cannot go on, or was begun for something else
     ├── ImageError         an image that cannot be read (also an OSError)
     └── UnsupportedOpError an operator that only mmcv's compiled module has (also a NotImplementedError)
 """
@@ -58,6 +59,10 @@ class OperatingPointError(TinySaverError, ValueError):
 
 class GateError(TinySaverError, ValueError):
     """A learned gate that is damaged or was fitted for something else."""
+
+
+class RecordError(TinySaverError):
+    """A recording that cannot go on, or was begun for something else."""
 
 
 class ImageError(TinySaverError, OSError):

@@ -276,3 +276,16 @@ def test_each_scale_gives_what_mmdet_gives_at_it(real, alone, run_python, tmp_pa
         (options == k).mean() for k in (1, 2, 3)]
     exact = cascade.evaluator.mean_ap(Walk.one(options))[0, 0]
     assert summary['metrics']['coco/bbox_mAP'] == pytest.approx(exact, abs=5e-4)  # which is rounded
+
+
+def test_a_record_is_swept_like_a_tests(real, run_python, tmp_path):
+    """Of batches of one image, the same files; the sweep of both is the same to the last bit."""
+    options = real_options(real, real.few, **{'test_dataloader.batch_size': 1, 'model.confidence.type': 'MaxScore'})
+    run_python('tools/test.py', NANO, '--sweep', '--quiet', '--work-dir', tmp_path, '--cfg-options', *options)
+    run_python('tools/record.py', NANO, '--out', tmp_path / 'record', '--shard-size', 7, '--quiet', '--cfg-options',
+               *options)
+    for name in ('saver.bbox.json', 'base.bbox.json', 'record.json'):
+        assert (tmp_path / 'record' / name).read_bytes() == (tmp_path / 'sweep' / name).read_bytes(), name
+    run_python('tools/sweep.py', '--record', tmp_path / 'record', '--confidence', 'MaxScore', '--quiet', '--out',
+               tmp_path / 'swept')
+    assert (tmp_path / 'swept' / 'curve.csv').read_text() == (tmp_path / 'sweep' / 'curve.csv').read_text()

@@ -28,8 +28,8 @@ def add_pair_arguments(parser, several: Optional[bool] = False) -> None:
     parser.add_argument('--base-gflops', type=float, metavar='B', help='GFLOPs of the base alone')
     parser.add_argument('--saver-features', metavar='FILE.npz', help="pooled features of the saver's neck, for a "
                                                                      'confidence that needs them')
-    parser.add_argument('--record', metavar='DIR', help='what tools/test.py --sweep recorded, in place of these; '
-                                                        '--ann only where the annotations have moved')
+    parser.add_argument('--record', metavar='DIR', help='what tools/test.py --sweep or tools/record.py recorded, in '
+                                                        'place of these; --ann only where the annotations have moved')
     if several is None:
         return
     parser.add_argument('--side', type=float, metavar='SHARE',

@@ -120,7 +120,7 @@ def prepared(cfg: Config, checkpoint: Optional[str] = None, threshold: Optional[
     _fill_in(cfg)
     if two_phase and type_name(cfg.test_cfg) != 'SaverTestLoop':
         cfg.test_cfg.type = 'SaverTestLoop'
-    _prepare_data(cfg, quiet)
+    prepare_data(cfg, quiet)
     _check_annotations(cfg)
     if checkpoint is not None:
         use_packed(cfg, checkpoint)
@@ -194,7 +194,7 @@ def _fill_in(cfg):
         pipeline[0]['type'] = 'LoadWholeImage'
 
 
-def _prepare_data(cfg, quiet):
+def prepare_data(cfg: Config, quiet: bool) -> None:
     """Let a data set that makes its own files make them, since they are read before it is built."""
     dataset = cfg.test_dataloader.dataset
     kind = dataset_type(cfg, dataset)
@@ -204,7 +204,7 @@ def _prepare_data(cfg, quiet):
 
 def _check_annotations(cfg):
     """An annotation file without images is refused; one without annotations is run without CocoMetric."""
-    own = _dataset_annotations(cfg)
+    own = dataset_annotations(cfg)
     metrics = [m for m in cfg.test_evaluator if type_name(m) == 'CocoMetric']
     for path, metric in [(m.get('ann_file') or own, m) for m in metrics] or [(own, None)]:
         if path is None or '://' in str(path) or not str(path).endswith('.json'):
@@ -229,20 +229,21 @@ def _check_annotations(cfg):
 
 def _check_leak(cfg):
     """Refuse an operating point that was calibrated on the images of this test."""
-    point, path = OperatingPoint.read(cfg.model.operating_point), _dataset_annotations(cfg)
+    point, path = OperatingPoint.read(cfg.model.operating_point), dataset_annotations(cfg)
     if path is not None and osp.isfile(path):
         point.check(images=read_ground_truth(path).marks())
 
 
 def _record_config(cfg, folder):
-    path = _dataset_annotations(cfg)
+    path = dataset_annotations(cfg)
     if path is None or not any(type_name(m) == 'CocoMetric' for m in cfg.test_evaluator.metrics):
         raise ConfigError('a sweep needs COCO annotations of the images: name them with --cfg-options '
                           'test_dataloader.dataset.ann_file=FILE test_evaluator.0.ann_file=FILE')
     return dict(type='StageRecordMetric', ann_file=path, folder=folder)
 
 
-def _dataset_annotations(cfg):
+def dataset_annotations(cfg: Config) -> Optional[str]:
+    """Path of the annotation file of a config's test data set, or None."""
     dataset = cfg.test_dataloader.dataset
     path = dataset.get('ann_file')
     return osp.join(dataset.get('data_root') or '', path) if path else None

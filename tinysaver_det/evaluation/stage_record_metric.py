@@ -1,20 +1,15 @@
 """Write down what each stage found, for the analysis of recorded results."""
 
-import json
-import os
 import os.path as osp
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Optional
 
 import numpy as np
 from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
 
-from ..analysis.cascade import Cascade, Lighter
-from ..analysis.pair import Pair
-from ..analysis.records import positions, read_ground_truth, read_results, some
-from ..checks import order_error
+from ..analysis.record_files import ResultsWriter, results_files, save_record
+from ..analysis.records import positions, read_ground_truth, some
 from ..errors import ConfigError, DataError
 from ..files import whole_file
 from ..names import STAGES
@@ -57,7 +52,7 @@ class StageRecordMetric(BaseMetric):
             gflops = s.get('option_gflops', [s['base_gflops']])
             self.results.append(dict(
                 image_id=int(s['img_id']), dropped=int(s['saver_dropped']), features=s.get('saver_features'),
-                found=[_arrays(i) for i in (s['saver_instances'], *options)],
+                found=[coco_arrays(i) for i in (s['saver_instances'], *options)],
                 gflops=[float(s['saver_gflops']), *map(float, gflops)]))
 
     def compute_metrics(self, results: list) -> dict:
@@ -72,35 +67,24 @@ class StageRecordMetric(BaseMetric):
             raise DataError(f'annotation file {self.ann_file} lacks {some(unknown, "images")} that were tested: give '
                             'StageRecordMetric the one of the data set')
         truth = truth.take(images)
-        os.makedirs(self.folder, exist_ok=True)
         gflops = np.array([r['gflops'] for r in results]).T
-        names, files = self._names(len(gflops)), ['saver', *(f'option_{k}' for k in range(1, len(gflops) - 1)), 'base']
-        recorded = []
-        for k, (name, file) in enumerate(zip(names, files)):
-            path = osp.join(self.folder, f'{file}.bbox.json')
-            with whole_file(path) as f:
-                f.write('[')
-                comma = ''
+        names = self._names(len(gflops))
+        for k, file in enumerate(results_files(len(gflops) - 1)):
+            with whole_file(osp.join(self.folder, file)) as f:
+                writer = ResultsWriter(f, [ids[c] for c in classes])
                 for r in results:
-                    for box, score, label in zip(*r['found'][k]):
-                        f.write(comma + json.dumps(dict(image_id=r['image_id'], category_id=ids[classes[label]],
-                                                        bbox=box.tolist(), score=float(score))))
-                        comma = ',\n'
-                f.write(']')
-            recorded.append(replace(read_results(path, truth, name, empty=True),
-                                    dropped=np.array([r['dropped'] if k == 0 else 0 for r in results])))
+                    writer.add(r['image_id'], *r['found'][k])
+                writer.close()
+        weights, sizes = [None] * len(gflops), [None] * len(gflops)
+        if self.detector is not None:
+            sums = self.detector.weights_checksums()
+            weights = [sums['saver'], *(sums[o.stage] for o in self.detector.options)]
+            sizes = [None, *(o.size for o in self.detector.options)]
+        features = None
         if all(r['features'] is not None for r in results):
-            recorded[0] = replace(recorded[0], features=np.stack([r['features'] for r in results]))
-        weights = {} if self.detector is None else self.detector.weights_checksums()
-        found = truth, recorded[0], recorded[-1], gflops[0], gflops[-1], {s: weights.get(s) for s in STAGES}
-        if len(recorded) == 2:
-            Pair(*found).save(self.folder)
-        else:
-            self._check_order(names, gflops)
-            *options, last = self.detector.options
-            Cascade(*found, size=last.size, lighter=tuple(
-                Lighter(r, g, weights[o.stage], o.size) for r, g, o in zip(recorded[1:], gflops[1:], options))
-            ).save(self.folder)
+            features = np.stack([r['features'] for r in results])
+        save_record(self.folder, truth, names, gflops, np.array([r['dropped'] for r in results]), weights, sizes,
+                    features)
         return dict(images=len(results))
 
     def _names(self, count):
@@ -111,16 +95,9 @@ class StageRecordMetric(BaseMetric):
                               'SaverSummaryHook among the hooks')
         return names
 
-    @staticmethod
-    def _check_order(names, gflops):
-        """Refuse options whose numbers would be others in an analysis, which has them by their cost."""
-        means = gflops[1:].mean(axis=1)
-        for k in np.flatnonzero(np.diff(means) < 0):
-            raise order_error(names[k + 1], means[k], names[k + 2], means[k + 1], ', a mean over the images,')
 
-
-def _arrays(instances):
-    """(boxes as x, y, width, height; scores; labels) of instances."""
+def coco_arrays(instances) -> tuple:
+    """((N, 4) float64 boxes as x, y, width, height; (N,) float32 scores; (N,) labels) of instances."""
     boxes = instances['bboxes'].double().cpu().numpy()
     boxes[:, 2:] -= boxes[:, :2]
     return boxes, instances['scores'].float().cpu().numpy(), instances['labels'].cpu().numpy()

@@ -220,6 +220,11 @@ class TinySaverDetector(BaseDetector):
         set_knob(self.routing, 'price', value)
 
     @property
+    def on_base_error(self) -> str:
+        """What becomes of an image on which the base fails: 'raise' or 'keep_saver'."""
+        return self._base_runs.on_error
+
+    @property
     def target_classes(self) -> tuple:
         """The classes that the labels of the results stand for, in order."""
         return self._target_classes

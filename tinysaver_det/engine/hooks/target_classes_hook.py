@@ -25,26 +25,31 @@ class TargetClassesHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_test_epoch(self, runner):
-        self._match(runner, runner.test_loop.dataloader.dataset)
+        match_classes(unwrap(runner.model), runner.test_loop.dataloader.dataset)
 
     def before_val_epoch(self, runner):
-        self._match(runner, runner.val_loop.dataloader.dataset)
+        match_classes(unwrap(runner.model), runner.val_loop.dataloader.dataset)
 
-    def _match(self, runner, dataset):
-        detector = unwrap(runner.model)
-        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-        if classes is None or not hasattr(detector, 'target_classes'):
-            return
-        classes = (classes,) if isinstance(classes, str) else tuple(classes)
-        for part in getattr(dataset, 'datasets', [dataset]):
-            check_order(part, classes)
-        if not detector.fixed_target_classes:
-            detector.target_classes = classes
-        elif detector.target_classes != classes:
-            raise ClassesError(
-                f'model.target_classes and the classes of the data set differ, so its metrics would misread the '
-                f'labels: {_short(detector.target_classes)} against {_short(classes)}; set '
-                f'test_dataloader.dataset.metainfo=dict(classes=...) to the same, or remove target_classes')
+
+def match_classes(detector, dataset) -> None:
+    """Make a data set's classes the target classes of a detector, or refuse where its own are fixed to others.
+
+    Raises:
+        ClassesError: As said above.
+    """
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if classes is None or not hasattr(detector, 'target_classes'):
+        return
+    classes = (classes,) if isinstance(classes, str) else tuple(classes)
+    for part in getattr(dataset, 'datasets', [dataset]):
+        check_order(part, classes)
+    if not detector.fixed_target_classes:
+        detector.target_classes = classes
+    elif detector.target_classes != classes:
+        raise ClassesError(
+            f'model.target_classes and the classes of the data set differ, so its metrics would misread the '
+            f'labels: {_short(detector.target_classes)} against {_short(classes)}; set '
+            f'test_dataloader.dataset.metainfo=dict(classes=...) to the same, or remove target_classes')
 
 
 def check_order(dataset, classes) -> None:

@@ -1,0 +1,92 @@
+"""Read the inputs of batches ahead of the detector, in processes whose death loses nothing."""
+
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import ImageError, RecordError, TinySaverError
+
+DEATHS = 3  # of workers in a row, without a batch in between
+SHOWN = 3  # images that a message names
+
+
+def read_batches(batches: Sequence[Sequence], pipelines: Sequence, workers: int,
+                 on_start: Callable = lambda: None) -> Iterator[list]:
+    """The inputs of batches of images, in their order.
+
+    A worker that dies, such as for want of memory, is replaced, and what it hadn't delivered is read again.
+
+    Args:
+        batches: Of (id, path) of images.
+        pipelines: The :class:`~tinysaver_det.datasets.StagePipeline` of each option that shall run.
+        workers: Processes that read; 0 reads in this one.
+        on_start: Called in each of them first.
+
+    Yields:
+        list: For each image of a batch what each pipeline made of it, or the reason (str) for which one could not.
+
+    Raises:
+        RecordError: Workers die time and again.
+    """
+    done, deaths = 0, 0
+    while done < len(batches):
+        # After a death the next batch comes by itself, which tells whether it is the one that kills.
+        part = batches[done:done + 1] if deaths else batches[done:]
+        try:
+            for found in _loader(_Batches(part, pipelines), min(workers, len(part)), on_start):
+                yield found
+                done, deaths = done + 1, 0
+        except RuntimeError as e:
+            if 'DataLoader worker' not in str(e):
+                raise
+            deaths += 1
+            if deaths == DEATHS:
+                names = ', '.join(path for _, path in batches[done][:SHOWN])
+                raise RecordError(
+                    f'a process that reads images died {deaths} times in a row, the last times on the batch of {names}'
+                    f'{", ..." if len(batches[done]) > SHOWN else ""}: look at these images, read in the main process '
+                    'with --workers 0, or free some memory (also of /dev/shm)') from e
+
+
+def _loader(data, workers, on_start):
+    with warnings.catch_warnings():  # about the number of workers, which was asked for
+        warnings.filterwarnings('ignore', message='This DataLoader will create')
+        return iter(DataLoader(data, batch_size=None, num_workers=workers, collate_fn=_as_it_is,
+                               multiprocessing_context='fork' if workers else None,
+                               worker_init_fn=_Start(on_start) if workers else None))
+
+
+class _Batches(Dataset):
+    def __init__(self, batches, pipelines):
+        self.batches, self.pipelines = batches, pipelines
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return [self._read(*image) for image in self.batches[index]]
+
+    def _read(self, image_id, path):
+        try:
+            return [p.read(path, image_id) for p in self.pipelines]
+        except Exception as e:
+            if isinstance(e, TinySaverError) and not isinstance(e, ImageError):
+                raise  # of the settings, not of this image
+            return str(e) if isinstance(e, ImageError) else f'{type(e).__name__}: {" ".join(str(e).split())}'
+
+
+class _Start:
+    def __init__(self, on_start):
+        self._on_start = on_start
+
+    def __call__(self, worker):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends them
+        torch.set_num_threads(1)
+        self._on_start()
+
+
+def _as_it_is(batch):
+    return batch
