@@ -15,7 +15,7 @@ import tinysaver_det.models  # noqa: F401
 from tinysaver_det.datasets import StagePipeline
 from tinysaver_det.engine.evaluate import evaluate
 from tinysaver_det.engine.loops.offload import Offload
-from tinysaver_det.errors import ConfigError, DataError
+from tinysaver_det.errors import ConfigError, ImageError
 from tinysaver_det.models.packed import build_detector
 
 from ..conftest import tiny_config
@@ -143,7 +143,7 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(half, plain, tmp_pat
 def test_workers_that_always_die_end_the_test_with_one_sentence(half, tmp_path, monkeypatch, impatient):
     main = os.getpid()
     monkeypatch.setattr(StagePipeline, 'transform', lambda self, r: os.getpid() == main or os._exit(3))
-    with pytest.raises(DataError, match='died 3 times before batch 1: .*num_workers=0'):
+    with pytest.raises(ImageError, match='died 3 times before batch 1: .*with no workers'):
         run(half, tmp_path / 'two', workers=1)
 
 
@@ -181,8 +181,6 @@ def test_what_was_found_is_written_down_when_it_is_stopped(half, plain, tmp_path
 
 def test_an_image_that_cannot_be_read_for_the_base(half, tmp_path, monkeypatch):
     """It is there when the saver reads it, and broken when the base does."""
-    from tinysaver_det.errors import ImageError
-
     read = StagePipeline.read
 
     def broken(self, image, *args):

@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ImageError, RecordError, TinySaverError
+from .surviving import surviving
 
-DEATHS = 3  # of workers in a row, without a batch in between
 SHOWN = 3  # images that a message names
 
 
@@ -31,32 +31,22 @@ def read_batches(batches: Sequence[Sequence], pipelines: Sequence, workers: int,
     Raises:
         RecordError: Workers die time and again.
     """
-    done, deaths = 0, 0
-    while done < len(batches):
-        # After a death the next batch comes by itself, which tells whether it is the one that kills.
-        part = batches[done:done + 1] if deaths else batches[done:]
-        try:
-            for found in _loader(_Batches(part, pipelines), min(workers, len(part)), on_start):
-                yield found
-                done, deaths = done + 1, 0
-        except RuntimeError as e:
-            if 'DataLoader worker' not in str(e):
-                raise
-            deaths += 1
-            if deaths == DEATHS:
-                names = ', '.join(path for _, path in batches[done][:SHOWN])
-                raise RecordError(
-                    f'a process that reads images died {deaths} times in a row, the last times on the batch of {names}'
-                    f'{", ..." if len(batches[done]) > SHOWN else ""}: look at these images, read in the main process '
-                    'with --workers 0, or free some memory (also of /dev/shm)') from e
+    done = 0
+    try:
+        for found in surviving(_loader(_Batches(batches, pipelines), min(workers, len(batches)), on_start)):
+            yield found
+            done += 1
+    except ImageError as e:
+        names = ', '.join(path for _, path in batches[done][:SHOWN])
+        raise RecordError(f'{e} (those of {names}{", ..." if len(batches[done]) > SHOWN else ""})') from e
 
 
 def _loader(data, workers, on_start):
     with warnings.catch_warnings():  # about the number of workers, which was asked for
         warnings.filterwarnings('ignore', message='This DataLoader will create')
-        return iter(DataLoader(data, batch_size=None, num_workers=workers, collate_fn=_as_it_is,
-                               multiprocessing_context='fork' if workers else None,
-                               worker_init_fn=_Start(on_start) if workers else None))
+        return DataLoader(data, batch_size=None, num_workers=workers, collate_fn=_as_it_is,
+                          multiprocessing_context='fork' if workers else None,
+                          worker_init_fn=_Start(on_start) if workers else None)
 
 
 class _Batches(Dataset):

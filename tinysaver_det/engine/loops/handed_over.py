@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from torch.utils.data import DataLoader, Dataset
 
 from ...errors import ImageError, TinySaverError
-from .surviving import surviving
+from ..surviving import surviving
 
 
 class HandedOver(Dataset):

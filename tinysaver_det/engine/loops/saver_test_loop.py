@@ -14,10 +14,10 @@ from mmengine.runner.amp import autocast
 
 from ...errors import ConfigError, DataError
 from ..hooks.target_classes_hook import unwrap
+from ..surviving import surviving
 from .handed_over import batches, count_batches, job_order
 from .offload import Offload
 from .partial_results import PartialResults
-from .surviving import surviving
 
 
 @LOOPS.register_module()

@@ -10,16 +10,17 @@ from contextlib import contextmanager
 from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 
-from ...errors import DataError
+from ..errors import ImageError
 
-TRIES = 3
+DEATHS = 3  # of workers in a row, without a batch in between
 
 
 def surviving(loader: DataLoader) -> Iterator:
     """Iterate a data loader; where a worker process dies, go on with the batches that have not come yet.
 
-    A worker may be killed for memory, or by its image decoder. Nothing is lost then and nothing comes twice, as the
-    batches that are still to come are asked of new workers.
+    A worker may be killed for want of memory, or by its image decoder. Nothing is lost then and nothing comes twice,
+    as the batches that are still to come are asked of new workers; the next one by itself, which tells whether it is
+    the one that kills.
 
     Args:
         loader: Of a map-style data set, with a sampler that gives the same order again.
@@ -28,36 +29,38 @@ def surviving(loader: DataLoader) -> Iterator:
         Its batches, in order.
 
     Raises:
-        DataError: Workers die again and again before the same batch.
+        ImageError: Workers die again and again before the same batch.
     """
-    done, tries, current = 0, 0, loader
+    done, deaths, current, alone = 0, 0, loader, False
     while True:
         try:
             with _quiet_deaths(current) as iterator:
                 for batch in iterator:
                     yield batch
-                    done, tries = done + 1, 0
-            return
+                    done, deaths = done + 1, 0
+            if not alone:
+                return
+            current, alone = _from(loader, done, None), False
         except RuntimeError as e:
             if 'DataLoader worker' not in str(e):
                 raise
-            tries += 1
-            if tries == TRIES:
-                raise DataError(f'a process that reads images died {TRIES} times before batch {done + 1}: '
-                                f'{" ".join(str(e).split())}; give it more memory, or read without such processes '
-                                '(num_workers=0)') from e
+            deaths += 1
+            if deaths == DEATHS:
+                raise ImageError(f'a process that reads images died {DEATHS} times before batch {done + 1}: '
+                                 f'{" ".join(str(e).split())}; look at its images, free some memory (also of '
+                                 '/dev/shm), or read in the main process, with no workers') from e
             print_log(f'a process that reads images died: going on from batch {done + 1} with new ones', 'current',
                       logging.WARNING)
-            current = _from(loader, done)
+            current, alone = _from(loader, done, done + 1), True
 
 
-def _from(loader, batch):
-    """A data loader of the batches from a number on."""
+def _from(loader, start, stop):
+    """A data loader of some of the batches."""
     batched = loader.batch_sampler is not None
-    order = list(itertools.islice(loader.batch_sampler if batched else loader.sampler, batch, None))
+    order = list(itertools.islice(loader.batch_sampler if batched else loader.sampler, start, stop))
     return DataLoader(loader.dataset, num_workers=loader.num_workers, collate_fn=loader.collate_fn,
                       pin_memory=loader.pin_memory, worker_init_fn=loader.worker_init_fn,
-                      prefetch_factor=loader.prefetch_factor,
+                      prefetch_factor=loader.prefetch_factor, multiprocessing_context=loader.multiprocessing_context,
                       **(dict(batch_sampler=order) if batched else dict(batch_size=None, sampler=order)))
 
 
