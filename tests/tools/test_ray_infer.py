@@ -259,6 +259,14 @@ def test_what_fails_leaves_nothing(infer, tmp_path, photo_copy):
     assert not [p for p in tmp_path.iterdir() if 'out' in p.name]
 
 
+def test_an_error_of_a_worker_is_the_package_s_own_sentence(ray):
+    error = ray.exceptions.RayTaskError('answer', 'a long traceback', ImageError('image a.jpg is empty'))
+    found = module._cause(error.as_instanceof_cause())
+    assert type(found) is ImageError and str(found) == 'image a.jpg is empty'
+    other = ray.exceptions.RayTaskError('answer', 'a long traceback', KeyError('a')).as_instanceof_cause()
+    assert module._cause(other) is other
+
+
 def test_refused(infer, photos, weights, tmp_path, monkeypatch):
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'mine.txt').write_text('')

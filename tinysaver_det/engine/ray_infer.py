@@ -219,7 +219,8 @@ def _run(images, pools, kwargs, quiet):
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = not quiet and Console(stderr=True).is_terminal
     context.print_on_execution_start = False
-    logging.getLogger('ray.data').setLevel(logging.ERROR)
+    context.raise_original_map_exception = True
+    logging.getLogger('ray.data').setLevel(logging.CRITICAL)  # errors are raised
     saver, base = pools
     table = pa.table(images, schema=pa.schema([('file', pa.string()), ('image_id', pa.int64()), ('path', pa.string())]))
     block, count = saver.block(len(table)), len(table)
