@@ -34,8 +34,9 @@ def ray():
     """Ray on this machine, for all tests of this file."""
     import ray
 
-    before = {k: os.environ.get(k) for k in ('PYTHONPATH', 'RAY_BACKEND_LOG_LEVEL')}
-    os.environ.update(PYTHONPATH=str(ROOT), RAY_BACKEND_LOG_LEVEL='fatal')  # for the workers
+    own = dict(PYTHONPATH=str(ROOT), RAY_BACKEND_LOG_LEVEL='fatal', RAY_worker_niceness='0')  # of the workers
+    before = {k: os.environ.get(k) for k in own}
+    os.environ.update(own)
     ray.init(address='local', num_cpus=2, object_store_memory=300 * 2**20, include_dashboard=False,
              log_to_driver=False, logging_level='ERROR')
     yield ray
@@ -260,7 +261,8 @@ def test_what_fails_leaves_nothing(infer, tmp_path, photo_copy):
 
 
 def test_an_error_of_a_worker_is_the_package_s_own_sentence(ray):
-    error = ray.exceptions.RayTaskError('answer', 'a long traceback', ImageError('image a.jpg is empty'))
+    error = ray.exceptions.RayTaskError('answer', 'a long traceback', ImageError(
+        'image a.jpg is empty\nFailed to apply UDF transform after 1/1 attempts.\nTo change'))
     found = module._cause(error.as_instanceof_cause())
     assert type(found) is ImageError and str(found) == 'image a.jpg is empty'
     other = ray.exceptions.RayTaskError('answer', 'a long traceback', KeyError('a')).as_instanceof_cause()

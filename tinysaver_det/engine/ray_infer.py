@@ -243,6 +243,7 @@ def _cause(error):
     while seen is not None:
         cause = getattr(seen, 'cause', None)
         if isinstance(cause, TinySaverError):
+            cause.args = (str(cause).split('\n')[0],)  # Ray adds lines about its settings to the sentence
             return cause
         seen = cause or seen.__cause__
     return error

@@ -53,7 +53,7 @@ class SaverMetric(BaseMetric):
                 path=s.get('img_path'), failed='base_error' in s))
 
     def compute_metrics(self, results: list) -> dict:
-        columns = {name: np.array([r[name] for r in results]) for name in (results[0] if results else ())}
+        columns = {name: [r[name] for r in results] for name in (results[0] if results else ())}
         return cascade_cost(columns, self.detector)
 
 
