@@ -115,9 +115,9 @@ class _Pool:
     def __init__(self, size, batch, gpus, cpus):
         self.size, self.batch, self.gpus, self.cpus = size, batch, gpus, cpus
 
-    def block(self, images):
-        """Images that a worker takes at once: whole batches, and several turns for each worker."""
-        return self.batch * min(BLOCK, max(1, math.ceil(images / (4 * self.size * self.batch))))
+    def block(self, images, turns):
+        """Images that a worker takes at once: whole batches, and so many turns for each worker if all images come."""
+        return self.batch * min(BLOCK, max(1, math.ceil(images / (turns * self.size * self.batch))))
 
     def kwargs(self):
         """Of a PartWorker."""
@@ -223,13 +223,14 @@ def _run(images, pools, kwargs, quiet):
     logging.getLogger('ray.data').setLevel(logging.CRITICAL)  # errors are raised
     saver, base = pools
     table = pa.table(images, schema=pa.schema([('file', pa.string()), ('image_id', pa.int64()), ('path', pa.string())]))
-    block, count = saver.block(len(table)), len(table)
+    count = len(table)
+    block = saver.block(count, turns=4)
     with ray.data.DataContext.current(context):
         data = ray.data.from_arrow([table.slice(i, block) for i in range(0, count, block)])
         data = data.map_batches(SaverWorker, fn_constructor_kwargs=dict(kwargs, **saver.kwargs()), batch_size=block,
                                 **saver.options(ray))
         data = data.map_batches(BaseWorker, fn_constructor_kwargs=dict(kwargs, **base.kwargs()),
-                                batch_size=base.block(count), **base.options(ray))
+                                batch_size=base.block(count, turns=16), **base.options(ray))
         try:
             for _ in data.iter_batches(batch_size=None, batch_format='pyarrow'):
                 pass
