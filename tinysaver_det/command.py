@@ -58,6 +58,7 @@ def _insistent_interrupt(pressed):
         signal.setitimer(signal.ITIMER_REAL, 1)
         raise KeyboardInterrupt
 
+    interrupt.insistent = True
     alarm = signal.signal(signal.SIGALRM, interrupt)
     signal.signal(signal.SIGINT, interrupt)
     try:
@@ -66,6 +67,21 @@ def _insistent_interrupt(pressed):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGALRM, alarm)
+
+
+@contextmanager
+def uninterrupted():
+    """Inside, Ctrl-C does nothing: for the tidying up after it, or after an error, that must come to its end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    if hasattr(signal, 'setitimer') and hasattr(signal.getsignal(signal.SIGALRM), 'insistent'):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    handler = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _sentence(error):

@@ -2,8 +2,12 @@
 
 import json
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
+
+from .command import uninterrupted
+from .errors import ConfigError
 
 
 @contextmanager
@@ -72,3 +76,38 @@ def whole_file(path, mode='w'):
     """
     with whole_path(path) as part, open(part, mode, encoding=None if 'b' in mode else 'utf-8') as f:
         yield f
+
+
+@contextmanager
+def whole_folder(path):
+    """A folder to fill, which appears under its name only when it is full.
+
+    It has a temporary name beside it, and is renamed at the end; on an error or Ctrl-C nothing stays behind.
+
+    Args:
+        path: Where the folder shall be: not there yet, or empty.
+
+    Yields:
+        str: Path of an empty folder.
+
+    Raises:
+        ConfigError: There is something already, or no folder can be made there.
+    """
+    path = os.path.abspath(path)
+    if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
+        raise ConfigError(f'the output folder {path} is there already and not empty: name another')
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        part = tempfile.mkdtemp(prefix=f'.{os.path.basename(path)}.', suffix='.part', dir=os.path.dirname(path))
+    except OSError as e:
+        raise ConfigError(f'the output folder {path} cannot be made: {e.strerror}') from e
+    try:
+        yield part
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(part, 0o777 & ~umask)
+        os.replace(part, path)
+    except BaseException:
+        with uninterrupted():
+            shutil.rmtree(part, ignore_errors=True)
+        raise

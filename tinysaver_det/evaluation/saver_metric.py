@@ -1,8 +1,8 @@
 """What a cascade cost and how often it handed over."""
 
 import math
-from collections.abc import Sequence
-from typing import Optional
+from collections.abc import Mapping, Sequence
+from typing import Callable, Optional
 
 import numpy as np
 from mmdet.registry import METRICS
@@ -53,46 +53,59 @@ class SaverMetric(BaseMetric):
                 path=s.get('img_path'), failed='base_error' in s))
 
     def compute_metrics(self, results: list) -> dict:
-        if not results:
-            return dict(images=0)
+        columns = {name: [r[name] for r in results] for name in (results[0] if results else ())}
+        return cascade_cost(columns, self.detector)
 
-        def column(name):
-            return np.array([r[name] for r in results], dtype=np.float64)
 
-        saver, total = column('saver_gflops'), column('gflops')
-        option = np.array([r['option'] for r in results])
-        last = max(1, option.max()) if self.detector is None else len(self.detector.options)
-        base_gflops = self._base_gflops(results, option == last, total - saver)
-        per_image = _mean(total)
-        found = dict(
-            images=len(results),
-            handover=float((option > 0).mean()),
-            gflops_per_image=per_image,
-            saver_gflops=_mean(saver),
-            base_gflops=base_gflops,
-            saved=1 - per_image / base_gflops if base_gflops > 0 else math.nan,
-            mean_confidence=_mean(column('confidence')),
-            dropped_boxes=int(column('dropped').sum()),
-            base_errors=sum(r['failed'] for r in results))
-        if last > 1:
-            found.update({f'share_{k}': float((option == k).mean()) for k in range(last + 1)})
-            found.update({f'gflops_{k}': _mean((total - saver)[option == k]) for k in range(1, last + 1)})
-        return found
+def cascade_cost(columns: Mapping[str, Sequence], detector=None, base_alone: Optional[Callable] = None) -> dict:
+    """What :class:`SaverMetric` reports, without its prefix.
 
-    def _base_gflops(self, results, by_base, extra) -> float:
-        known = extra[by_base]
-        if by_base.all() or self.detector is None or self.detector.base_is_cascade:
-            return _mean(known)
-        by_size = {}
-        others = []
-        for r, answered in zip(results, by_base):
-            if answered:
-                continue
-            if r['size'] not in by_size:
-                by_size[r['size']] = (math.nan if r['path'] is None else
-                                      self.detector.base_gflops_alone(r['path']))
-            others.append(by_size[r['size']])
-        return _mean(np.concatenate([known, others]))
+    Args:
+        columns: Of all images in one order: ``option``, ``confidence``, ``gflops``, ``saver_gflops``, ``dropped``
+            (boxes), ``size`` ((N, 2), height and width), ``path`` (None where there is no file), ``failed`` (whether
+            the base failed).
+        detector: That ran, if it is there.
+        base_alone: Called with (height, width) and path of an image of each size that the last option didn't answer:
+            its GFLOPs there. By default the detector's own.
+    """
+    if not columns or not len(columns['option']):
+        return dict(images=0)
+    option = np.asarray(columns['option'])
+    saver, total, confidence = (np.asarray(columns[k], dtype=np.float64)
+                                for k in ('saver_gflops', 'gflops', 'confidence'))
+    last = max(1, option.max()) if detector is None else len(detector.options)
+    if base_alone is None and detector is not None and not detector.base_is_cascade:
+        def base_alone(size, path):
+            return math.nan if path is None else detector.base_gflops_alone(path)
+    base_gflops = _base_gflops(columns, option == last, total - saver, base_alone)
+    per_image = _mean(total)
+    found = dict(
+        images=len(option),
+        handover=float((option > 0).mean()),
+        gflops_per_image=per_image,
+        saver_gflops=_mean(saver),
+        base_gflops=base_gflops,
+        saved=1 - per_image / base_gflops if base_gflops > 0 else math.nan,
+        mean_confidence=_mean(confidence),
+        dropped_boxes=int(np.sum(columns['dropped'])),
+        base_errors=int(np.sum(columns['failed'])))
+    if last > 1:
+        found.update({f'share_{k}': float((option == k).mean()) for k in range(last + 1)})
+        found.update({f'gflops_{k}': _mean((total - saver)[option == k]) for k in range(1, last + 1)})
+    return found
+
+
+def _base_gflops(columns, by_base, extra, base_alone) -> float:
+    known = extra[by_base]
+    if by_base.all() or base_alone is None:
+        return _mean(known)
+    rest = np.flatnonzero(~by_base)
+    sizes, first, of_size = np.unique(np.asarray(columns['size'])[rest], axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)  # as they were tested
+    costs = np.full(len(sizes), math.nan)
+    for k in order:
+        costs[k] = base_alone(tuple(sizes[k].tolist()), columns['path'][rest[first[k]]])
+    return _mean(np.concatenate([known, costs[of_size.ravel()]]))
 
 
 def _mean(values):

@@ -492,17 +492,21 @@ class TinySaverDetector(BaseDetector):
             raise ConfigError("the input was made by the test pipeline of another detector than the saver: give "
                               "StagePipeline in test_dataloader.dataset.pipeline the same 'config' and 'cfg_options' "
                               "as model.saver")
+        self._prepare()
+        if not self._warned:
+            self._warned = True
+            for name, stage in self.stages.items():
+                if not stage.loaded:
+                    print_log(f'{name} has no checkpoint: its weights are random', 'current', logging.WARNING)
+
+    def _prepare(self):
+        """What is left to do between building and the first image."""
         if not self._bound:
             self.confidence.bind(self._target_classes)
             self._bound = True
         if not self._compared:
             self._compare()
             self._compared = True
-        if not self._warned:
-            self._warned = True
-            for name, stage in self.stages.items():
-                if not stage.loaded:
-                    print_log(f'{name} has no checkpoint: its weights are random', 'current', logging.WARNING)
 
     def _compare(self):
         """Refuse an operating point, or a confidence that is for some stages, if they were made for others."""
@@ -605,6 +609,25 @@ class TinySaverDetector(BaseDetector):
         several models 'base' is the last option's."""
         found = {name: weights_checksum(self.get_submodule(name)) for name in self.stages}
         return dict(found, base=found[self.options[-1].stage])
+
+    def keep_only(self, part: str) -> None:
+        """Drop the weights of the other part, where a process runs one alone.
+
+        What was made for certain weights of either is compared with them first. Of :meth:`assign`, :meth:`read` and
+        :meth:`answer` a detector that keeps the saver has the first left, one that keeps the base the others.
+
+        Args:
+            part: 'saver' or 'base'.
+
+        Raises:
+            OperatingPointError, GateError: It was made for other weights.
+        """
+        self._prepare()
+        for name, stage in self.stages.items():
+            if (name == 'saver') != (part == 'saver'):
+                parent, _, own = name.rpartition('.')
+                setattr(self.get_submodule(parent), own, torch.nn.Identity())
+                stage.heads = []
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                               error_msgs):
