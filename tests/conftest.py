@@ -1,11 +1,15 @@
 """What all tests share: the real data beside the checkout, a small generated data set, small real detectors."""
 
+import contextlib
 import gzip
+import io
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,14 +52,34 @@ def root():
 
 @pytest.fixture(scope='session')
 def run_python():
-    """Run Python with arguments in the checkout; returns what subprocess.run returns, with text output."""
-    def run(*args, check=True, cwd=ROOT, env=None):
-        done = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, capture_output=True, text=True,
-                              env={**os.environ, 'PYTHONPATH': str(ROOT), **(env or {})})
+    """Run Python with arguments in the checkout; returns what subprocess.run returns, with text output.
+
+    A script of tools/ runs in this process, which has imported what takes it seconds, unless told to run apart.
+    """
+    def run(*args, check=True, cwd=ROOT, env=None, apart=False):
+        args = [str(a) for a in args]
+        if args[0].startswith('tools/') and not (apart or env) and cwd == ROOT:
+            done = _run_here(*args)
+        else:
+            done = subprocess.run([sys.executable, *args], cwd=cwd, capture_output=True, text=True,
+                                  env={**os.environ, 'PYTHONPATH': str(ROOT), **(env or {})})
         if check and done.returncode:
             raise AssertionError(f'{args} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}')
         return done
     return run
+
+
+def _run_here(script, *args):
+    code, out, err, before = 0, io.StringIO(), io.StringIO(), os.getcwd()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+        try:
+            os.chdir(ROOT)
+            runpy.run_path(str(ROOT / script), run_name='script')['main'](list(args))
+        except SystemExit as e:
+            code = e.code or 0
+        finally:
+            os.chdir(before)
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 @pytest.fixture(scope='session')

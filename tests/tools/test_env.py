@@ -50,7 +50,7 @@ def test_a_python_named_by_hand(env, tmp_path):
 def test_a_disk_that_is_too_full(env):
     df = 'echo Filesystem 1024-blocks Used Available Capacity Mounted; echo disk 9 9 2097152 99% /'
     code, (line,) = env('true', fakes={'df': df, **old_python('3.11')})
-    assert code == 1 and '7 GB of free disk space are needed' in line and 'there are 2 GB' in line
+    assert code == 1 and '8 GB of free disk space are needed' in line and 'there are 2 GB' in line
 
 
 def test_an_unknown_stack(env):

@@ -38,7 +38,7 @@ def sentence(done):
 
 def test_table_and_summary(tool, config, tmp_path):
     done = tool(config, '--quiet', '--threshold', '2', '--json', tmp_path / 's.json', '--cfg-options',
-                'test_dataloader.batch_size=3')
+                'test_dataloader.batch_size=3', apart=True)
     assert 'cascade' in done.stdout and '100.0%' in done.stdout and '6 images, threshold 2' in done.stdout
     assert 'mmengine' not in done.stdout + done.stderr
     assert json.loads((tmp_path / 's.json').read_text())['handover'] == 1
