@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from mmengine.runner import TestLoop
 from mmengine.runner.amp import autocast
 
+from ...command import uninterrupted
 from ...errors import ConfigError, DataError
 from ..hooks.target_classes_hook import unwrap
 from ..surviving import surviving
@@ -82,22 +83,32 @@ class SaverTestLoop(TestLoop):
         self._processed, self._waiting = 0, []
         self._partial = PartialResults(runner.work_dir, dataset, self._detector.target_classes, self._rank,
                                        self._world)
+        self._detector.prepare()  # which looks at all weights
         try:
             with torch.no_grad(), self._offload() as resident:
                 self._both_phases(resident)
+            counted = sum(self._gathered(self._processed))
+            if counted != len(dataset):
+                raise DataError(f'{counted} images were tested, but the data set has {len(dataset)}: let the data '
+                                'loader give each image once, by a sampler such as DefaultSampler and drop_last=False')
+            metrics = self.evaluator.evaluate(len(dataset))
         except BaseException:
             if self._processed:
-                print(self._partial.write([r for _, r in self._waiting if r.waiting]), file=sys.stderr)
+                self._write_partial()
             raise
-        counted = sum(self._gathered(self._processed))
-        if counted != len(dataset):
-            raise DataError(f'{counted} images were tested, but the data set has {len(dataset)}: use a sampler that '
-                            'gives each image once, such as DefaultSampler')
-        metrics = self.evaluator.evaluate(len(dataset))
         self._partial.remove()
         runner.call_hook('after_test_epoch', metrics=metrics)
         runner.call_hook('after_test')
         return metrics
+
+    def _write_partial(self):
+        """Write down what was found, whatever happens: what stopped the test is raised after this."""
+        try:
+            with uninterrupted():
+                said = self._partial.write([r for _, r in self._waiting if r.waiting])
+        except Exception as e:
+            said = f'what was found cannot be written to {self._partial.path}: {type(e).__name__}: {e}'
+        print(said, file=sys.stderr)
 
     def _offload(self):
         detector = self._detector
