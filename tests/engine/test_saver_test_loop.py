@@ -211,6 +211,16 @@ def test_what_cannot_be_written_down_does_not_hide_why_the_test_was_stopped(half
     assert 'partial_results.json: OSError: [Errno 28] No space left on device' in capfd.readouterr().err
 
 
+def test_sigterm(half, tmp_path, monkeypatch):
+    from tinysaver_det.models import TinySaverDetector
+
+    monkeypatch.setattr(TinySaverDetector, 'answer', lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as raised:
+        run(half, tmp_path / 'two')
+    assert raised.value.code == 143 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert len(json.loads((tmp_path / 'two' / 'partial_results.json').read_text())['answered']) == 3
+
+
 def test_ctrl_c_while_what_was_found_is_written_down_is_not_heard(half, tmp_path, monkeypatch):
     from tinysaver_det.engine.loops import partial_results
     from tinysaver_det.models import TinySaverDetector
