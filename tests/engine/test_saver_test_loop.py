@@ -74,6 +74,12 @@ def test_the_figures_are_those_of_the_plain_loop(half, plain, tmp_path, settings
     assert not (tmp_path / 'two' / 'partial_results.json').exists()
 
 
+def test_predictions_are_dumped_in_the_order_of_the_data_set(half, tmp_path):
+    half.test_dataloader.sampler.shuffle = True
+    run(half, tmp_path / 'a')
+    assert [d['img_id'] for d in pickle.loads((tmp_path / 'a' / 'out.pkl').read_bytes())] == [1, 2, 3, 4, 5, 6]
+
+
 @pytest.mark.parametrize('threshold', [0.0, 2.0])
 def test_none_and_all_handed_over(half, tmp_path, threshold):
     half.model.threshold = threshold
