@@ -84,6 +84,28 @@ def uninterrupted():
         signal.signal(signal.SIGINT, handler)
 
 
+@contextmanager
+def terminable():
+    """Inside, SIGTERM (of kill, a cluster, or torchrun where another process failed) is raised as SystemExit, once.
+
+    So that what is to be done in the end is done. Only where nobody else listens to it.
+    """
+    if threading.current_thread() is not threading.main_thread() \
+            or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(*_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise SystemExit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _sentence(error):
     original, seen = None, error
     while seen is not None:

@@ -1,10 +1,12 @@
 """The benchmark of the loops: same answers, with speed and memory beside them."""
 
 import json
+import math
 
+import numpy as np
 import pytest
 
-from tinysaver_det.engine.benchmark_loops import MODES, benchmark_loops
+from tinysaver_det.engine.benchmark_loops import MODES, _speed, benchmark_loops
 from tinysaver_det.errors import CheckpointError, ConfigError
 
 
@@ -34,3 +36,12 @@ def test_an_error_of_a_run_is_told_here(config):
     with pytest.raises(Exception, match='nowhere.pth is not there') as raised:
         benchmark_loops(config, quiet=True)
     assert isinstance(raised.value, CheckpointError) or 'checkpoint' in str(raised.value)
+
+
+def test_lists_of_another_length_are_seen_wherever_they_stand():
+    def of(lengths):
+        return dict(answers={i: (0, np.zeros((n, 4))) for i, n in enumerate(lengths)}, seconds=1, memory=1,
+                    mean_ap=None)
+
+    assert _speed('plain', 1, [of([3, 2, 1])], [of([3, 2, 1])]).box_difference == 0
+    assert math.isnan(_speed('plain', 1, [of([3, 3, 1])], [of([3, 2, 1])]).box_difference)

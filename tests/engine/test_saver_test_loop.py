@@ -15,7 +15,7 @@ import tinysaver_det.models  # noqa: F401
 from tinysaver_det.datasets import StagePipeline
 from tinysaver_det.engine.evaluate import evaluate
 from tinysaver_det.engine.loops.offload import Offload
-from tinysaver_det.errors import ConfigError, ImageError
+from tinysaver_det.errors import ConfigError, DataError, ImageError
 from tinysaver_det.models.packed import build_detector
 
 from ..conftest import tiny_config
@@ -72,6 +72,12 @@ def test_the_figures_are_those_of_the_plain_loop(half, plain, tmp_path, settings
     assert plain[0].handover == 0.5 and plain[0].metrics
     compare(plain, run(half, tmp_path / 'two', **settings))
     assert not (tmp_path / 'two' / 'partial_results.json').exists()
+
+
+def test_predictions_are_dumped_in_the_order_of_the_data_set(half, tmp_path):
+    half.test_dataloader.sampler.shuffle = True
+    run(half, tmp_path / 'a')
+    assert [d['img_id'] for d in pickle.loads((tmp_path / 'a' / 'out.pkl').read_bytes())] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize('threshold', [0.0, 2.0])
@@ -179,12 +185,100 @@ def test_what_was_found_is_written_down_when_it_is_stopped(half, plain, tmp_path
     assert not path.exists()
 
 
+def test_an_error_that_a_worker_tells_is_no_death(half, tmp_path, monkeypatch):
+    calls, main = tmp_path / 'calls', os.getpid()
+
+    def wrong(self, results):
+        assert os.getpid() != main
+        with calls.open('a') as f:
+            f.write('.')
+        raise RuntimeError('shapes do not fit')
+
+    monkeypatch.setattr(StagePipeline, 'transform', wrong)
+    with pytest.raises(RuntimeError, match='shapes do not fit'):
+        run(half, tmp_path / 'two', workers=1, batch_size=6)
+    assert calls.read_text() == '.'
+
+
+def test_what_cannot_be_written_down_does_not_hide_why_the_test_was_stopped(half, tmp_path, monkeypatch, capfd):
+    from tinysaver_det.engine.loops import partial_results
+    from tinysaver_det.models import TinySaverDetector
+
+    def stopped(*args):
+        raise KeyError('the reason')
+
+    def full(*args):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(TinySaverDetector, 'answer', stopped)
+    monkeypatch.setattr(partial_results.json, 'dump', full)
+    with pytest.raises(KeyError, match='the reason'):
+        run(half, tmp_path / 'two')
+    assert 'partial_results.json: OSError: [Errno 28] No space left on device' in capfd.readouterr().err
+
+
+def test_sigterm(half, tmp_path, monkeypatch):
+    from tinysaver_det.models import TinySaverDetector
+
+    monkeypatch.setattr(TinySaverDetector, 'answer', lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as raised:
+        run(half, tmp_path / 'two')
+    assert raised.value.code == 143 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert len(json.loads((tmp_path / 'two' / 'partial_results.json').read_text())['answered']) == 3
+
+
+def test_ctrl_c_while_what_was_found_is_written_down_is_not_heard(half, tmp_path, monkeypatch):
+    from tinysaver_det.engine.loops import partial_results
+    from tinysaver_det.models import TinySaverDetector
+
+    dump = json.dump
+
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    def pressed(*args, **kw):
+        if 'partial' in args[1].name:
+            os.kill(os.getpid(), signal.SIGINT)
+        dump(*args, **kw)
+
+    monkeypatch.setattr(TinySaverDetector, 'answer', stopped)
+    monkeypatch.setattr(partial_results.json, 'dump', pressed)
+    with pytest.raises(KeyboardInterrupt):
+        run(half, tmp_path / 'two')
+    assert len(json.loads((tmp_path / 'two' / 'partial_results.json').read_text())['answered']) == 3
+
+
+def test_metrics_that_fail_lose_no_answers(half, tmp_path, monkeypatch):
+    from mmdet.evaluation import CocoMetric
+
+    half.test_dataloader.drop_last = True
+    with pytest.raises(DataError, match='4 images were tested, but the data set has 6: .*drop_last=False'):
+        run(half, tmp_path / 'a', batch_size=4)
+    half.test_dataloader.drop_last = False
+    monkeypatch.setattr(CocoMetric, 'compute_metrics', lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(half, tmp_path / 'b')
+    for name, images in (('a', 4), ('b', 6)):
+        partial = json.loads((tmp_path / name / 'partial_results.json').read_text())
+        assert len(partial['answered']) == images and not partial['waiting']
+
+
+def test_weights_are_compared_before_they_are_put_away(half, tmp_path, monkeypatch):
+    from tinysaver_det.models import TinySaverDetector
+
+    seen = []
+    monkeypatch.setattr(TinySaverDetector, '_compare', lambda self: seen.append(self.weights_checksums()))
+    run(half, tmp_path / 'a')
+    run(half, tmp_path / 'b', offload=True)
+    assert len(seen) == 2 and seen[0] == seen[1]
+
+
 def test_an_image_that_cannot_be_read_for_the_base(half, tmp_path, monkeypatch):
     """It is there when the saver reads it, and broken when the base does."""
     read = StagePipeline.read
 
     def broken(self, image, *args):
-        if self.name == 'base' and str(image).endswith('003.jpg') and args:  # not to count what it would cost
+        if self.name == 'base' and str(image).endswith('003.jpg'):
             raise ImageError('image 003.jpg is truncated')
         return read(self, image, *args)
 
@@ -196,6 +290,7 @@ def test_an_image_that_cannot_be_read_for_the_base(half, tmp_path, monkeypatch):
     summary, found = run(half, tmp_path / 'b', base_workers=1)
     assert summary.base_errors == 1 and summary.handover == 5 / 6
     assert {i for i, d in found.items() if 'base_error' in d} == {3} and found[3]['stage'] == 'saver'
+    assert summary.base_gflops == pytest.approx(found[1]['gflops'] - found[1]['saver_gflops'])  # of the other five
 
 
 @pytest.mark.parametrize('settings, words', [

@@ -41,6 +41,17 @@ def test_base_on_kept_images_is_measured_once_per_image_size():
     assert got['saver/base_gflops'] == (10 + 10 + 10 + 2) / 4
 
 
+def test_an_image_on_which_the_base_failed_is_asked_last_and_may_be_left_out():
+    asked = []
+    detector = SimpleNamespace(options=[None], base_is_cascade=False, base_gflops_alone=lambda path: asked.append(
+        path) or (10.0 if path == 'b' else math.nan))
+    failed = [dict(sample('saver', 1.0, path='a'), base_error='full'),
+              dict(sample('saver', 1.0, size=(5, 5), path='c'), base_error='full')]
+    got = evaluate([failed[0], sample('saver', 1.0, path='b'), failed[1], sample('base', 3.0, path='d')], detector)
+    assert asked == ['b', 'c']
+    assert got['saver/base_gflops'] == (10 + 10 + 2) / 3 and got['saver/base_errors'] == 2
+
+
 def test_without_a_handover_and_without_the_detector_the_base_is_unknown():
     got = evaluate([sample('saver', 1.0)])
     assert math.isnan(got['saver/base_gflops']) and math.isnan(got['saver/saved'])

@@ -163,3 +163,29 @@ def test_what_an_option_finds_by_itself(photos):
     for sample in found:
         np.testing.assert_allclose(sample.pred_instances.bboxes, [BASE[:4]])
         assert sample.dropped_boxes == 0 and sample.gflops > 0
+
+
+def test_counting_what_the_base_alone_costs_where_it_fails(photos, failing):
+    failing(RuntimeError('kernel failed'), images=[0])
+    for on_base_error in ('raise', 'keep_saver'):
+        found = detector(on_base_error=on_base_error)
+        found.base.is_base = True
+        if on_base_error == 'raise':
+            with pytest.raises(RuntimeError, match='kernel failed'):
+                found.base_gflops_alone(str(photos.paths[0]))
+        else:
+            assert np.isnan(found.base_gflops_alone(str(photos.paths[0])))
+
+
+@pytest.mark.parametrize('threshold', [0, 2])
+def test_what_failed_in_a_cascade_as_the_saver_is_gone_with_its_answer(photos, failing, threshold):
+    failing(RuntimeError('kernel failed'), images=[3])
+    inner = stage({i: [SAVER] for i in range(6)})
+    inner = dict(model=dict(type='TinySaverDetector', backbone={}, saver=inner, base=inner, threshold=2,
+                            confidence=dict(type='MaxScore'), on_base_error='keep_saver'),
+                 test_pipeline=inner['test_pipeline'])
+    found = cascade(inner, stage({i: [BASE] for i in range(6)}), threshold=threshold)
+    found.saver.base.is_base = True
+    samples = predict(found, photos.paths)
+    failed = [i for i, s in enumerate(samples) if 'base_error' in s]
+    assert failed == ([3] if threshold == 0 else []) and {s.option for s in samples} == {threshold // 2}

@@ -26,6 +26,7 @@ from ..command import Steps, progress_bar
 from ..errors import ConfigError
 from ..files import whole_file
 from ..report.console import console
+from ..report.summary import plain
 from ..routing import without_budget
 from .benchmark import knob_values
 from .evaluate import prepared
@@ -111,7 +112,7 @@ def benchmark_loops(cfg: Config, checkpoint: Optional[str] = None, handovers: Se
     _print(found, rounds)
     if json_file is not None:
         with whole_file(json_file) as f:
-            json.dump([asdict(s) for s in found], f, indent=2)
+            json.dump(plain([asdict(s) for s in found]), f, indent=2, allow_nan=False)
     return found
 
 
@@ -219,7 +220,7 @@ def _speed(mode, batch_size, runs, plain):
         statistics.median(p['seconds'] / r['seconds'] for r, p in zip(runs, plain)),
         max(r['memory'] for r in runs), runs[0]['mean_ap'],
         runs[0]['mean_ap'] - plain[0]['mean_ap'] if known else None,
-        max((_difference(first[i][1], ours[i][1]) for i in alike), default=0.0), len(alike) / len(first))
+        float(np.max([0.0, *(_difference(first[i][1], ours[i][1]) for i in alike)])), len(alike) / len(first))
 
 
 def _difference(a, b):

@@ -157,15 +157,25 @@ def show_predictions(cfg: Config, show: bool = False, folder: Optional[str] = No
 
 @contextlib.contextmanager
 def _dumped(runner, out):
-    """Dump the predictions of the test inside; the file is whole or absent."""
+    """Dump the predictions of the test inside, in the order of the data set; the file is whole or absent."""
     if out is None:
         yield
         return
     from mmdet.evaluation import DumpDetResults
 
+    class InOrder(DumpDetResults):
+        """Two phases give results in another order, but mmdet's tools take the n-th to be of the data set's n-th."""
+
+        def compute_metrics(self, results):
+            dataset = runner.test_loop.dataloader.dataset
+            place = {dataset.get_data_info(i).get('img_id'): i for i in range(len(dataset))}
+            if len(place) == len(dataset) and all(r.get('img_id') in place for r in results):
+                results.sort(key=lambda r: place[r['img_id']])
+            return super().compute_metrics(results)
+
     os.makedirs(osp.dirname(out) or '.', exist_ok=True)
     part = f'{out}.part.pkl'
-    runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=part))
+    runner.test_evaluator.metrics.append(InOrder(out_file_path=part))
     try:
         yield
         if runner.rank == 0:

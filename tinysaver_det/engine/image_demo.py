@@ -233,7 +233,8 @@ class _Totals:
         if 'base_error' in sample:
             values['base_error'] = sample.base_error
         # What the base alone would cost is counted on one image of each size that it didn't answer.
-        first = sample.option != len(self._detector.options) and sample.ori_shape not in self._sizes
+        first = sample.option != len(self._detector.options) and sample.ori_shape not in self._sizes \
+            and 'base_error' not in sample
         if first:
             self._sizes.add(sample.ori_shape)
         self._metric.process(None, [dict(values, img_path=picture.image if first else None)])

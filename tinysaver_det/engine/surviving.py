@@ -42,7 +42,7 @@ def surviving(loader: DataLoader) -> Iterator:
                 return
             current, alone = _from(loader, done, None), False
         except RuntimeError as e:
-            if 'DataLoader worker' not in str(e):
+            if 'DataLoader worker (pid' not in str(e):  # an error that a worker lived to tell says "worker process"
                 raise
             deaths += 1
             if deaths == DEATHS:

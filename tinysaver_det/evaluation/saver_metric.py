@@ -66,7 +66,8 @@ def cascade_cost(columns: Mapping[str, Sequence], detector=None, base_alone: Opt
             the base failed).
         detector: That ran, if it is there.
         base_alone: Called with (height, width) and path of an image of each size that the last option didn't answer:
-            its GFLOPs there. By default the detector's own.
+            its GFLOPs there. By default the detector's own. Images on which the base failed are asked last, and left
+            out of the base's mean where it fails again.
     """
     if not columns or not len(columns['option']):
         return dict(images=0)
@@ -99,13 +100,16 @@ def _base_gflops(columns, by_base, extra, base_alone) -> float:
     known = extra[by_base]
     if by_base.all() or base_alone is None:
         return _mean(known)
+    failed = np.asarray(columns['failed'], bool)
     rest = np.flatnonzero(~by_base)
+    rest = rest[np.argsort(failed[rest], kind='stable')]
     sizes, first, of_size = np.unique(np.asarray(columns['size'])[rest], axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)  # as they were tested
     costs = np.full(len(sizes), math.nan)
     for k in order:
         costs[k] = base_alone(tuple(sizes[k].tolist()), columns['path'][rest[first[k]]])
-    return _mean(np.concatenate([known, costs[of_size.ravel()]]))
+    others = costs[of_size.ravel()]
+    return _mean(np.concatenate([known, others[~(failed[rest] & np.isnan(others))]]))
 
 
 def _mean(values):

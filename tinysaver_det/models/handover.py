@@ -77,7 +77,7 @@ class BaseRuns:
         found = list(inputs)
         usable = [i for i, x in enumerate(inputs) if not isinstance(x, Exception)]
         for x in inputs:
-            if isinstance(x, Exception) and self._goes_on(x):
+            if isinstance(x, Exception) and self.goes_on(x):
                 raise x
         left = [usable]
         while left:
@@ -92,7 +92,7 @@ class BaseRuns:
                 answers = run(number, [inputs[i] for i in part])
             except Exception as e:
                 full = is_out_of_memory(e)
-                if self._goes_on(e) and not (full and len(part) > 1):
+                if self.goes_on(e) and not (full and len(part) > 1):
                     raise
                 error = e.with_traceback(None)  # whose frames hold the memory of what failed
             else:
@@ -108,7 +108,7 @@ class BaseRuns:
                 found[part[0]] = error
         return found
 
-    def _goes_on(self, error):
+    def goes_on(self, error: Exception) -> bool:
         """Whether an error is raised; one of the settings always, as it is of no single image."""
         return self.on_error == 'raise' or isinstance(error, TinySaverError) and not isinstance(error, ImageError)
 

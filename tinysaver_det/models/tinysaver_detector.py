@@ -405,6 +405,7 @@ class TinySaverDetector(BaseDetector):
                 del sample.scale
             sample.scale = option.scale
         sample.dropped_boxes += answer.dropped_boxes
+        sample.pop('base_error', None)  # of a cascade as the saver, whose answer this replaces
         if 'base_error' in answer:  # of a cascade as the base
             sample.base_error = answer.base_error
 
@@ -492,15 +493,19 @@ class TinySaverDetector(BaseDetector):
             raise ConfigError("the input was made by the test pipeline of another detector than the saver: give "
                               "StagePipeline in test_dataloader.dataset.pipeline the same 'config' and 'cfg_options' "
                               "as model.saver")
-        self._prepare()
+        self.prepare()
         if not self._warned:
             self._warned = True
             for name, stage in self.stages.items():
                 if not stage.loaded:
                     print_log(f'{name} has no checkpoint: its weights are random', 'current', logging.WARNING)
 
-    def _prepare(self):
-        """What is left to do between building and the first image."""
+    def prepare(self) -> None:
+        """What is left to do between building and the first image, with which it comes by itself.
+
+        Raises:
+            OperatingPointError, GateError: The operating point or the confidence was made for other weights.
+        """
         if not self._bound:
             self.confidence.bind(self._target_classes)
             self._bound = True
@@ -578,19 +583,33 @@ class TinySaverDetector(BaseDetector):
         Args:
             image: A path or an (H, W, 3) uint8 BGR array.
 
+        Returns:
+            float: NaN where the base fails on the image and ``on_base_error`` is 'keep_saver'.
+
         Raises:
             ConfigError: An option before it turns out to cost more.
         """
+        try:
+            size, gflops = self._base_gflops_alone(image)
+        except Exception as e:
+            if self._base_runs.goes_on(e):
+                raise
+            print_log(f'what the base alone costs is not counted on an image, since it failed on it: '
+                      f'{type(e).__name__}: {" ".join(str(e).split())}', 'current', logging.WARNING)
+            return math.nan
+        self._order.note(len(self.options), size, gflops)
+        return gflops
+
+    def _base_gflops_alone(self, image):
         option = self.options[-1]
         data = self.get_submodule(option.stage).data_preprocessor(pseudo_collate([option.pipeline.read(image)]), False)
-        shape = tuple(data['inputs'].shape[-2:])
-        gflops, size = self.costs[option.stage].gflops(shape), data['data_samples'][0].ori_shape
+        gflops = self.costs[option.stage].gflops(tuple(data['inputs'].shape[-2:]))
+        size = data['data_samples'][0].ori_shape
         if not np.isfinite(gflops):
             answer, = self._run_stage(option.stage, lambda m: m(data['inputs'], data['data_samples'], mode='predict'),
                                       data['inputs'])
             gflops = answer.gflops
-        self._order.note(len(self.options), size, gflops)
-        return gflops
+        return size, gflops
 
     @property
     def uncounted_ops(self) -> dict:
@@ -622,7 +641,7 @@ class TinySaverDetector(BaseDetector):
         Raises:
             OperatingPointError, GateError: It was made for other weights.
         """
-        self._prepare()
+        self.prepare()
         for name, stage in self.stages.items():
             if (name == 'saver') != (part == 'saver'):
                 parent, _, own = name.rpartition('.')

@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from mmengine.runner import TestLoop
 from mmengine.runner.amp import autocast
 
+from ...command import terminable, uninterrupted
 from ...errors import ConfigError, DataError
 from ..hooks.target_classes_hook import unwrap
 from ..surviving import surviving
@@ -32,7 +33,7 @@ class SaverTestLoop(TestLoop):
 
     Distributed, the handed-over images are dealt out anew, so that every process runs the base equally often, to one;
     what a sampler pads with is dropped before. A process that reads images and dies is replaced. When the test is
-    stopped (Ctrl-C, an error) what was found until then is in ``partial_results.json`` of the work dir.
+    stopped (Ctrl-C, SIGTERM, an error) what was found until then is in ``partial_results.json`` of the work dir.
 
     Hooks see the batches of the data loader first, with those of its images as outputs that are done, and then those
     of the base.
@@ -82,22 +83,37 @@ class SaverTestLoop(TestLoop):
         self._processed, self._waiting = 0, []
         self._partial = PartialResults(runner.work_dir, dataset, self._detector.target_classes, self._rank,
                                        self._world)
-        try:
-            with torch.no_grad(), self._offload() as resident:
-                self._both_phases(resident)
-        except BaseException:
-            if self._processed:
-                print(self._partial.write([r for _, r in self._waiting if r.waiting]), file=sys.stderr)
-            raise
-        counted = sum(self._gathered(self._processed))
-        if counted != len(dataset):
-            raise DataError(f'{counted} images were tested, but the data set has {len(dataset)}: use a sampler that '
-                            'gives each image once, such as DefaultSampler')
-        metrics = self.evaluator.evaluate(len(dataset))
+        self._detector.prepare()  # which looks at all weights
+        with terminable():
+            metrics = self._tested(dataset)
         self._partial.remove()
         runner.call_hook('after_test_epoch', metrics=metrics)
         runner.call_hook('after_test')
         return metrics
+
+    def _tested(self, dataset) -> dict:
+        """The metrics; what was found is written down if there are none."""
+        try:
+            with torch.no_grad(), self._offload() as resident:
+                self._both_phases(resident)
+            counted = sum(self._gathered(self._processed))
+            if counted != len(dataset):
+                raise DataError(f'{counted} images were tested, but the data set has {len(dataset)}: let the data '
+                                'loader give each image once, by a sampler such as DefaultSampler and drop_last=False')
+            return self.evaluator.evaluate(len(dataset))
+        except BaseException:
+            if self._processed:
+                self._write_partial()
+            raise
+
+    def _write_partial(self):
+        """Write down what was found, whatever happens: what stopped the test is raised after this."""
+        try:
+            with uninterrupted():
+                said = self._partial.write([r for _, r in self._waiting if r.waiting])
+        except Exception as e:
+            said = f'what was found cannot be written to {self._partial.path}: {type(e).__name__}: {e}'
+        print(said, file=sys.stderr)
 
     def _offload(self):
         detector = self._detector
