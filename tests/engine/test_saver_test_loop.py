@@ -15,6 +15,7 @@ import tinysaver_det.models  # noqa: F401
 from tinysaver_det.datasets import StagePipeline
 from tinysaver_det.engine.evaluate import evaluate
 from tinysaver_det.engine.loops.offload import Offload
+from tinysaver_det.engine.loops.partial_results import PartialResults
 from tinysaver_det.errors import ConfigError, DataError, ImageError
 from tinysaver_det.models.packed import build_detector
 
@@ -173,6 +174,7 @@ def test_what_was_found_is_written_down_when_it_is_stopped(half, plain, tmp_path
     partial = json.loads(path.read_text())
     handed = {i for i, d in plain[1].items() if d['option']}
     assert [w['image_id'] for w in partial['waiting']] and {w['image_id'] for w in partial['waiting']} < handed
+    assert all(w['options'] == [1] for w in partial['waiting'])
     answered = {a['image_id'] for a in partial['answered']}
     assert len(answered) == 5 and answered | {w['image_id'] for w in partial['waiting']} == set(range(1, 7))
     for image in answered:
@@ -301,6 +303,36 @@ def test_settings_that_are_refused(half, tmp_path, settings, words):
     with pytest.raises(Exception, match=words) as raised:
         run(half, tmp_path / 'a', **settings)
     assert isinstance(raised.value, ConfigError) or words in str(raised.value)
+
+
+def test_its_settings_are_not_those_of_the_plain_loop(half, tmp_path):
+    half.test_cfg = dict(type='TestLoop', base_batch_size=4)
+    with pytest.raises(ConfigError, match='test_cfg.base_batch_size is a setting of the loop in two phases: add --two'):
+        evaluate(half, quiet=True)
+    half.work_dir = str(tmp_path)
+    assert evaluate(half, quiet=True, two_phase=True).images == 6
+
+
+def test_partial_results_of_several_data_sets(tmp_path):
+    from types import SimpleNamespace
+
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    part = SimpleNamespace(cat_ids=[20, 30])
+    both = type('Both', (list,), dict(datasets=[SimpleNamespace(datasets=[part]), part]))([0, 1])
+    results = PartialResults(str(tmp_path), both, ('cat', 'dog'))
+    sample = DetDataSample(metainfo=dict(img_id=np.int64(7)))
+    sample.pred_instances = InstanceData(bboxes=torch.tensor([[1.0, 2, 5, 8]]), scores=torch.tensor([0.5]),
+                                         labels=torch.tensor([1]))
+    sample.option = 0
+    results.add([sample])
+    (tmp_path / 'partial_results.rank1.json').write_text('{}')
+    assert '1 of 2 images' in results.write([])
+    found = json.loads((tmp_path / 'partial_results.json').read_text())
+    assert found['results'] == [dict(image_id=7, category_id=30, score=0.5, bbox=[1, 2, 4, 6])]
+    results.remove()
+    assert not list(tmp_path.glob('partial*'))
 
 
 def test_offloaded_weights_come_back_to_the_bit(cascade):

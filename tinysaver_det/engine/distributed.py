@@ -41,6 +41,10 @@ def _as_torchrun():
                       LOCAL_RANK=slurm.get('SLURM_LOCALID', '0'))
     os.environ.setdefault('MASTER_PORT', str(PORT))
     if 'MASTER_ADDR' not in slurm:
-        hosts = subprocess.run(['scontrol', 'show', 'hostname', slurm['SLURM_NODELIST']], stdout=subprocess.PIPE,
-                               text=True, check=True)
+        try:
+            hosts = subprocess.run(['scontrol', 'show', 'hostname', slurm['SLURM_NODELIST']], stdout=subprocess.PIPE,
+                                   text=True, check=True)
+        except (OSError, KeyError, subprocess.CalledProcessError) as e:
+            raise ConfigError(f"scontrol doesn't tell where the first of Slurm's processes runs ({e}): set "
+                              'MASTER_ADDR to its host') from e
         os.environ['MASTER_ADDR'] = hosts.stdout.split()[0]

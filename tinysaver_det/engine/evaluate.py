@@ -120,6 +120,10 @@ def prepared(cfg: Config, checkpoint: Optional[str] = None, threshold: Optional[
     _fill_in(cfg)
     if two_phase and type_name(cfg.test_cfg) != 'SaverTestLoop':
         cfg.test_cfg.type = 'SaverTestLoop'
+    two_phase_only = [k for k in cfg.test_cfg if k not in ('type', 'fp16')]
+    if type_name(cfg.test_cfg) == 'TestLoop' and two_phase_only:
+        raise ConfigError(f'test_cfg.{two_phase_only[0]} is a setting of the loop in two phases: add --two-phase, or '
+                          'write test_cfg.type=SaverTestLoop')
     prepare_data(cfg, quiet)
     _check_annotations(cfg)
     if checkpoint is not None:

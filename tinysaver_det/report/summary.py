@@ -167,7 +167,7 @@ class SaverSummary:
                   for stage, ops in self.uncounted_ops.items()]
         if not math.isfinite(self.base_gflops):
             notes.append('what the base alone would cost is unknown: it is counted on images that are handed over, and '
-                         'none was')
+                         + ('it failed on all' if self.base_errors else 'none was'))
         if self.dropped_boxes:
             notes.append(f'{self.dropped_boxes} boxes were left out because a coordinate or score was not finite')
         if self.base_errors:

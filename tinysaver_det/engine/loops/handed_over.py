@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from ...errors import ImageError, TinySaverError
@@ -31,7 +32,9 @@ class HandedOver(Dataset):
         except TinySaverError as e:
             return e
         except Exception as e:  # as a class that any process can unpickle
-            return ImageError(f'{type(e).__name__}: {" ".join(str(e).split())}')
+            name = 'an image array' if isinstance(image, np.ndarray) else image
+            return ImageError(f'{name} cannot be read for {pipeline.name}: {type(e).__name__}: '
+                              f'{" ".join(str(e).split())}')
 
 
 def batches(options: Sequence, jobs: Sequence, size: int, workers: int) -> Iterator:

@@ -12,7 +12,7 @@ class Offload:
     """Keeps the weights of all models but one out of the way.
 
     On a GPU those of the others wait in the machine's memory, on a CPU in a temporary file each. Weights come back as
-    they were, to the bit.
+    they were, to the bit; what a switch of speed made of them is made anew.
 
     Args:
         models: By name.
@@ -48,6 +48,8 @@ class Offload:
         if name in self._away:
             return
         model = self._models[name]
+        if hasattr(model.forward, 'reset'):  # copies of the weights that a FastForward has
+            model.forward.reset()
         if self._device[name].type == 'cpu':
             torch.save([t.data for t in _tensors(model)], os.path.join(self._files.name, f'{name}.pth'))
             for tensor in _tensors(model):

@@ -44,9 +44,10 @@ class SaverTestLoop(TestLoop):
         runner, dataloader, evaluator, fp16: As of mmengine's TestLoop. The data loader's batch size is the saver's.
         base_batch_size: Images per batch of the base; by default the data loader's.
         base_workers: Processes that read images for the base; by default as many as the data loader has.
-        offload: Hold one model at a time: on a GPU the others wait in the machine's memory, on a CPU in a file.
-        window: Hand over after so many images of a process at the latest, which bounds what is held in memory; by
-            default after all.
+        offload: Hold one model at a time while images run: on a GPU the others wait in the machine's memory, on a CPU
+            in a file. (All are there while they are built, and for the metrics.)
+        window: Hand over after so many images of a process, rounded up to whole batches, which bounds what waits in
+            memory; by default after all.
 
     Raises:
         ConfigError: A setting that cannot be used, or the model is no cascade.
@@ -102,7 +103,7 @@ class SaverTestLoop(TestLoop):
                                 'loader give each image once, by a sampler such as DefaultSampler and drop_last=False')
             return self.evaluator.evaluate(len(dataset))
         except BaseException:
-            if self._processed:
+            if self._processed or self._waiting:
                 self._write_partial()
             raise
 
@@ -175,6 +176,8 @@ class SaverTestLoop(TestLoop):
 
     def _ask_base(self, resident):
         jobs = sorted(((number, one) for _, one in self._waiting for number in one.waiting), key=job_order)
+        if not jobs:
+            return
         print_log(f'{len(self._waiting)} images are handed over: the base runs in batches of {self.base_batch_size}',
                   'current')
         saver_loader = self.dataloader
