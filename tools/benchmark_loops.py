@@ -15,6 +15,8 @@ def main(argv=None):
     parser.add_argument('--handovers', type=float, nargs='+', default=[0.2, 0.5, 0.8], metavar='SHARE',
                         help='shares of the images to hand over (default: 0.2 0.5 0.8)')
     parser.add_argument('--batch-sizes', type=int, nargs='+', default=[1, 8, 32])
+    parser.add_argument('--base-batch-size', type=int, metavar='N',
+                        help="of the base in two phases (default: the loop's own)")
     parser.add_argument('--rounds', type=int, default=3, help='rounds, of which the median counts (default 3)')
     parser.add_argument('--json', metavar='FILE', help='write the figures to this file too')
     parser.add_argument('--quiet', action='store_true', help='no progress')
@@ -28,7 +30,7 @@ def main(argv=None):
         from tinysaver_det.engine.benchmark_loops import benchmark_loops
 
         benchmark_loops(read_config(args.config, args.cfg_options), args.checkpoint, args.handovers, args.batch_sizes,
-                        args.rounds, args.json, args.quiet)
+                        args.base_batch_size, args.rounds, args.json, args.quiet)
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from tinysaver_det.engine.benchmark_loops import MODES, _speed, benchmark_loops
+from tinysaver_det.engine.benchmark_loops import MODES, _difference, _speed, benchmark_loops
 from tinysaver_det.errors import CheckpointError, ConfigError
 
 
@@ -40,8 +40,16 @@ def test_an_error_of_a_run_is_told_here(config):
 
 def test_lists_of_another_length_are_seen_wherever_they_stand():
     def of(lengths):
-        return dict(answers={i: (0, np.zeros((n, 4))) for i, n in enumerate(lengths)}, seconds=1, memory=1,
-                    mean_ap=None)
+        return dict(answers={i: (0, np.zeros((n, 4)), np.zeros(n)) for i, n in enumerate(lengths)}, seconds=1,
+                    memory=1, mean_ap=None, base_batch_size=1)
 
     assert _speed('plain', 1, [of([3, 2, 1])], [of([3, 2, 1])]).box_difference == 0
     assert math.isnan(_speed('plain', 1, [of([3, 3, 1])], [of([3, 2, 1])]).box_difference)
+
+
+def test_boxes_are_compared_with_the_nearest_of_their_class():
+    boxes = np.array([[0.0, 0, 5, 5], [1, 1, 6, 6], [1, 1, 6, 6.5]])
+    labels = np.array([0, 1, 1])
+    assert _difference((boxes, labels), (boxes[[2, 0, 1]], labels[[2, 0, 1]])) == 0
+    assert _difference((boxes, labels), (boxes + 0.25, labels)) == 0.25
+    assert _difference((boxes[:0], labels[:0]), (boxes[:0], labels[:0])) == 0

@@ -42,20 +42,22 @@ class LoopSpeed:
 
     Attributes:
         mode: Of :data:`MODES`.
-        batch_size: Of the data loader; in two phases the base's, too.
+        batch_size: Of the data loader, which is the saver's.
+        base_batch_size: Of the base in two phases; None in the plain loop, where it gets what a batch hands over.
         handover: Share of images that was handed over.
         images_per_second: Median over the rounds, from the first image to the last answer.
         speedup: Over the plain loop's, median of the rounds' ratios.
         peak_memory: Of the process in MiB (on a GPU: what torch allocated there), the most of the rounds.
         mean_ap: As the data set's metric gives it, or None.
         mean_ap_change: Against the plain loop.
-        box_difference: The largest difference of a coordinate in pixels, of boxes in the same place of the same image's
-            list; NaN where a list has another length.
+        box_difference: The largest difference of a coordinate in pixels between a box of the plain loop and the nearest
+            of its class; NaN where an image has another number of boxes.
         routed_alike: Share of the images that the same option answers.
     """
 
     mode: str
     batch_size: int
+    base_batch_size: Optional[int]
     handover: float
     images_per_second: float
     speedup: float
@@ -67,8 +69,8 @@ class LoopSpeed:
 
 
 def benchmark_loops(cfg: Config, checkpoint: Optional[str] = None, handovers: Sequence[float] = (0.2, 0.5, 0.8),
-                    batch_sizes: Sequence[int] = (1, 8, 32), rounds: int = 3, json_file: Optional[str] = None,
-                    quiet: bool = False) -> list:
+                    batch_sizes: Sequence[int] = (1, 8, 32), base_batch_size: Optional[int] = None, rounds: int = 3,
+                    json_file: Optional[str] = None, quiet: bool = False) -> list:
     """Test a cascade with each loop in turn, each time in a process of its own, so that memory is known.
 
     The models are built and every shape's cost is counted before the clock runs, and metrics are computed after it.
@@ -78,6 +80,7 @@ def benchmark_loops(cfg: Config, checkpoint: Optional[str] = None, handovers: Se
         checkpoint: A packed checkpoint.
         handovers: Shares of the data set's images to hand over, by the policy's knob.
         batch_sizes, rounds: How much to run.
+        base_batch_size: Of the base in two phases; by default the loop's own.
         json_file: A file for the figures.
         quiet: No progress.
 
@@ -106,7 +109,7 @@ def benchmark_loops(cfg: Config, checkpoint: Optional[str] = None, handovers: Se
                 names = list(MODES)
                 for k in range(len(names)):  # each is first equally often
                     mode = names[(k + r) % len(names)]
-                    runs[mode].append(_apart(_run, cfg, MODES[mode], batch_size, values[handover]))
+                    runs[mode].append(_apart(_run, cfg, MODES[mode], batch_size, base_batch_size, values[handover]))
                     steps()
             found += [_speed(mode, batch_size, of, runs['plain']) for mode, of in runs.items()]
     _print(found, rounds)
@@ -162,9 +165,11 @@ def _knob_values(cfg, handovers):
     return knob_values(detector, [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))], handovers)
 
 
-def _run(cfg, loop, batch_size, value):
+def _run(cfg, loop, batch_size, base_batch_size, value):
     cfg = copy.deepcopy(cfg)
     cfg.test_cfg = dict(loop)
+    if base_batch_size is not None and loop['type'] == 'SaverTestLoop':
+        cfg.test_cfg.base_batch_size = base_batch_size
     cfg.test_dataloader.batch_size = batch_size
     cfg.test_dataloader.pop('prefetch_factor', None)
     runner = _runner(cfg)
@@ -182,7 +187,8 @@ def _run(cfg, loop, batch_size, value):
 
     def kept(data_samples, data_batch=None):
         for s in data_samples:
-            answers[s.img_id] = s.option, s.pred_instances.bboxes.cpu().numpy()
+            found = s.pred_instances
+            answers[s.img_id] = s.option, found.bboxes.cpu().numpy(), found.labels.cpu().numpy()
         process(data_samples=data_samples, data_batch=data_batch)
 
     evaluator.evaluate, evaluator.process = timed, kept
@@ -191,6 +197,7 @@ def _run(cfg, loop, batch_size, value):
     memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else \
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
     return dict(seconds=times[1] - times[0], memory=memory / 2**20, answers=answers,
+                base_batch_size=getattr(runner.test_loop, 'base_batch_size', None),
                 mean_ap=next((v for k, v in metrics.items() if k.endswith('mAP')), None))
 
 
@@ -211,22 +218,26 @@ def _warm_up(detector, dataset):
 
 def _speed(mode, batch_size, runs, plain):
     first, ours = plain[0]['answers'], runs[0]['answers']
-    options = [o for o, _ in ours.values()]
+    options = [o for o, *_ in ours.values()]
     alike = [i for i in first if first[i][0] == ours[i][0]]
     known = runs[0]['mean_ap'] is not None
     return LoopSpeed(
-        mode, batch_size, float(np.mean(np.array(options) > 0)),
+        mode, batch_size, runs[0]['base_batch_size'], float(np.mean(np.array(options) > 0)),
         statistics.median(len(ours) / r['seconds'] for r in runs),
         statistics.median(p['seconds'] / r['seconds'] for r, p in zip(runs, plain)),
         max(r['memory'] for r in runs), runs[0]['mean_ap'],
         runs[0]['mean_ap'] - plain[0]['mean_ap'] if known else None,
-        float(np.max([0.0, *(_difference(first[i][1], ours[i][1]) for i in alike)])), len(alike) / len(first))
+        float(np.max([0.0, *(_difference(first[i][1:], ours[i][1:]) for i in alike)])), len(alike) / len(first))
 
 
 def _difference(a, b):
-    if len(a) != len(b):
+    """Largest difference between boxes of ``a`` and the nearest of ``b``, each (boxes, labels)."""
+    if len(a[0]) != len(b[0]):
         return float('nan')
-    return float(np.abs(a - b).max()) if len(a) else 0.0
+    if not len(a[0]):
+        return 0.0
+    apart = np.abs(a[0][:, None] - b[0]).max(axis=2)
+    return float(np.where(a[1][:, None] == b[1], apart, np.inf).min(axis=1).max())
 
 
 def _print(found, rounds):
@@ -234,11 +245,12 @@ def _print(found, rounds):
 
     gpu = torch.cuda.is_available()
     table = Table(title=f'{rounds} rounds, {"GPU" if gpu else f"CPU, {os.cpu_count()} cores"}')
-    for head in ('batch', 'handed over', 'loop', 'images/s', 'over plain', 'MiB', 'mAP', 'change', 'px', 'same route'):
+    for head in ('batch', 'base', 'handed over', 'loop', 'images/s', 'over plain', 'MiB', 'mAP', 'change', 'px',
+                 'same route'):
         table.add_column(head, justify='left' if head == 'loop' else 'right', no_wrap=True)
     for s in found:
-        table.add_row(str(s.batch_size), f'{s.handover:.0%}', s.mode, f'{s.images_per_second:.2f}', f'{s.speedup:.2f}',
-                      f'{s.peak_memory:.0f}', *('-' if v is None else f'{v:.3f}' for v in (s.mean_ap,
-                                                                                          s.mean_ap_change)),
+        quality = ('-' if v is None else f'{v:.3f}' for v in (s.mean_ap, s.mean_ap_change))
+        table.add_row(str(s.batch_size), str(s.base_batch_size or '-'), f'{s.handover:.0%}', s.mode,
+                      f'{s.images_per_second:.2f}', f'{s.speedup:.2f}', f'{s.peak_memory:.0f}', *quality,
                       f'{s.box_difference:.1g}', f'{s.routed_alike:.0%}')
     console().print(table)

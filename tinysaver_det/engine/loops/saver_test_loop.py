@@ -20,6 +20,8 @@ from .handed_over import batches, count_batches, job_order
 from .offload import Offload
 from .partial_results import PartialResults
 
+ON_CPU = 4  # images per batch of the base
+
 
 @LOOPS.register_module()
 class SaverTestLoop(TestLoop):
@@ -42,7 +44,8 @@ class SaverTestLoop(TestLoop):
 
     Args:
         runner, dataloader, evaluator, fp16: As of mmengine's TestLoop. The data loader's batch size is the saver's.
-        base_batch_size: Images per batch of the base; by default the data loader's.
+        base_batch_size: Images per batch of the base; by default the data loader's, but on a CPU at most 4, since
+            larger ones, whose maps leave its caches, are slower there (tools/benchmark.py shows which are fast).
         base_workers: Processes that read images for the base; by default as many as the data loader has.
         offload: Hold one model at a time while images run: on a GPU the others wait in the machine's memory, on a CPU
             in a file. (All are there while they are built, and for the metrics.)
@@ -62,7 +65,9 @@ class SaverTestLoop(TestLoop):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ConfigError(f'{name} of SaverTestLoop must be a whole number of at least {least}, but got '
                                   f'{value!r}')
-        self.base_batch_size = base_batch_size or self.dataloader.batch_size or 1
+        on_cpu = next(runner.model.parameters()).device.type == 'cpu'
+        fitting = min(self.dataloader.batch_size or 1, ON_CPU) if on_cpu else self.dataloader.batch_size or 1
+        self.base_batch_size = base_batch_size or fitting
         self.base_workers = self.dataloader.num_workers if base_workers is None else base_workers
         self.offload, self.window = bool(offload), window
 
