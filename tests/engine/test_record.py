@@ -162,6 +162,7 @@ def test_what_is_done_is_not_done_again(asked, monkeypatch, capsys):
     (dict(images='FOLDER'), 'with other annotations than now: '),
     ('model.base.checkpoint', 'with other weights of base than now'),
     ('model.base.test_pipeline.1.scale', 'with other config of base than now'),
+    ('model.saver.speed', 'with other config of saver than now'),
     ('test_dataloader.dataset.metainfo.classes', r"with classes \['cat', 'dog', 'bus'\], but now it is \['dog'\]"),
     ('test_dataloader.dataset.indices', 'with other images than now'),
     ('model.on_base_error', 'with on base error raise, but now it is keep_saver')])
@@ -172,7 +173,8 @@ def test_another_recording_is_refused_and_restarted(asked, tmp_path, change, wor
         other = load_detector(cfg, device='cpu').base
         torch.save(dict(state_dict={k: v + 1 for k, v in other.state_dict().items()}), tmp_path / 'base.pth')
         cfg.merge_from_dict({change: {'checkpoint': str(tmp_path / 'base.pth'), 'scale': (48, 48), 'classes': ('dog',),
-                                      'indices': 6, 'on_base_error': 'keep_saver'}[change.split('.')[-1]]})
+                                      'indices': 6, 'on_base_error': 'keep_saver',
+                                      'speed': dict(channels_last=True)}[change.split('.')[-1]]})
         change = {}
     change = {k: str(asked.folder) if v == 'FOLDER' else v for k, v in change.items()}
     with pytest.raises(RecordError, match=words):

@@ -18,6 +18,7 @@ from ..analysis.records import positions
 from ..command import progress_bar
 from ..errors import ConfigError, RecordError
 from ..models.packed import load_detector
+from ..models.speed import check_speed
 from ..stage_config import read_stage_config, stage_configs
 from .record_folder import RecordFolder
 from .record_images import images_of_config, images_of_folder
@@ -146,9 +147,10 @@ def _asked(cfg, detector, source, numbers, settings, writes):
 
 
 def _digest(stage, name):
-    """SHA-256 of what a stage's config says of its model and input, wherever it says so."""
+    """SHA-256 of what a stage's config says of its model, input and speed, wherever it says so."""
     cfg = read_stage_config(stage, name)
-    content = dict(model=cfg.model, test_pipeline=cfg.test_pipeline, scales=stage.get('scales'))
+    content = dict(model=cfg.model, test_pipeline=cfg.test_pipeline, scales=stage.get('scales'),
+                   speed=check_speed(stage.get('speed'), name))
     text = json.dumps(Config(content).to_dict(), sort_keys=True, default=lambda o: getattr(o, '__qualname__', repr(o)))
     return hashlib.sha256(text.encode()).hexdigest()
 
