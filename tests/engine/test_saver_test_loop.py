@@ -209,7 +209,7 @@ def test_what_cannot_be_written_down_does_not_hide_why_the_test_was_stopped(half
     def stopped(*args):
         raise KeyError('the reason')
 
-    def full(*args):
+    def full(*args, **options):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(TinySaverDetector, 'answer', stopped)
