@@ -173,7 +173,8 @@ def test_another_recording_is_refused_and_restarted(asked, tmp_path, change, wor
         other = load_detector(cfg, device='cpu').base
         torch.save(dict(state_dict={k: v + 1 for k, v in other.state_dict().items()}), tmp_path / 'base.pth')
         cfg.merge_from_dict({change: {'checkpoint': str(tmp_path / 'base.pth'), 'scale': (48, 48), 'classes': ('dog',),
-                                      'indices': 6, 'on_base_error': 'keep_saver', 'channels_last': True}[change.split('.')[-1]]})
+                                      'indices': 6, 'on_base_error': 'keep_saver',
+                                      'channels_last': True}[change.split('.')[-1]]})
         change = {}
     change = {k: str(asked.folder) if v == 'FOLDER' else v for k, v in change.items()}
     with pytest.raises(RecordError, match=words):
@@ -345,6 +346,12 @@ def test_a_dead_worker_loses_nothing(asked, tmp_path, monkeypatch):
     with pytest.raises(RecordError, match='died 3 times before batch [12]: .*those of .*003.jpg, .*004'):
         asked.run(tmp_path / 'often', workers=1)
     assert len(list((tmp_path / 'often' / 'shards').glob('*.npz'))) == 1
+
+
+def test_more_workers_than_cores_are_as_asked(asked, monkeypatch, recwarn):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0})
+    asked.run(asked.out, workers=2)
+    assert not [w for w in recwarn if 'DataLoader' in str(w.message)]
 
 
 def test_ctrl_c_tells_how_to_go_on(asked, monkeypatch, capsys):

@@ -24,7 +24,7 @@ from tinysaver_det.engine import ray_infer as module
 from tinysaver_det.engine.answer_table import ANSWERS, ATTEMPTS
 from tinysaver_det.engine.part_workers import BaseWorker, SaverWorker
 from tinysaver_det.engine.ray_infer import ray_infer
-from tinysaver_det.errors import ConfigError, DataError, ImageError
+from tinysaver_det.errors import CheckpointError, ConfigError, DataError, ImageError
 from tinysaver_det.models import Stage
 from tinysaver_det.models.packed import load_detector
 
@@ -227,6 +227,17 @@ def test_a_block_that_kills_its_worker_again_and_again_is_given_up(photos, weigh
     with pytest.raises(DataError, match='name one that all machines share'):
         worker(images)
     assert not (tmp_path / 'answers').exists()
+
+
+def test_relative_paths_start_where_the_call_was_made(photos, weights, tmp_path, monkeypatch):
+    """Workers of a cluster start in a folder of its own."""
+    monkeypatch.chdir(tmp_path)  # and back at the end
+    cfg = cascade_config(photos, {name: os.path.basename(path) for name, path in weights.items()})
+    kwargs = dict(cfg=cfg, checkpoint=None, device='cpu', threads=1, folder=str(tmp_path), batch_size=2)
+    with pytest.raises(CheckpointError, match='checkpoint saver.pth is not there'):
+        SaverWorker(**kwargs, here=str(tmp_path / 'gone'))
+    worker = SaverWorker(**kwargs, here=os.path.dirname(weights['saver']))
+    assert worker.detector.stages['saver'].loaded
 
 
 def test_an_image_that_a_transform_cannot_take_is_a_row(photos, weights, tmp_path):

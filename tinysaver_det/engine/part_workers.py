@@ -30,10 +30,14 @@ class PartWorker:
         threads: Of torch on the CPU.
         batch_size: Images per run.
         folder: Where answers are written.
+        here: The folder that relative paths of the config start from, if it is there; by default the process's own.
     """
 
     def __init__(self, part: str, cfg: Config, checkpoint: Optional[str], device: str, threads: int, batch_size: int,
-                 folder: str):
+                 folder: str, here: Optional[str] = None):
+        if here is not None:
+            with contextlib.suppress(OSError):  # absolute paths do without
+                os.chdir(here)
         if cfg.get('custom_imports'):
             import_modules_from_strings(**cfg.custom_imports)
         torch.set_num_threads(threads)

@@ -92,7 +92,7 @@ def ray_infer(cfg: Config, images: str, out: str, checkpoint: Optional[str] = No
         detector = _tried_detector(cfg, checkpoint, found)
         answers = osp.join(folder, 'answers')
         os.mkdir(answers)
-        kwargs = dict(cfg=cfg, checkpoint=checkpoint, folder=answers)
+        kwargs = dict(cfg=cfg, checkpoint=checkpoint, folder=answers, here=os.getcwd())
         pools = [_Pool(savers, saver_batch, saver_gpus, cpus_per_saver), _Pool(bases, base_batch, base_gpus,
                                                                                 cpus_per_base)]
         with _cluster(address, pools):
