@@ -67,7 +67,7 @@ def asked(photo_copy, tmp_path, monkeypatch):
         plain = cfg.to_dict() == checked.setdefault('config', cfg.to_dict())
         torch.manual_seed(0)
         with monkeypatch.context() as patch:
-            if plain and not settings.get('classes'):  # built once
+            if plain and settings.get('classes') is None:  # built once
                 patch.setattr(module, 'load_detector', lambda *args: found)
             settings = dict(dict(device='cpu', workers=0, shard_size=2, batch_size=2, quiet=True), **settings)
             return record(cfg, str(folder), **settings)
@@ -162,7 +162,7 @@ def test_what_is_done_is_not_done_again(asked, monkeypatch, capsys):
     (dict(images='FOLDER'), 'with other annotations than now: '),
     ('model.base.checkpoint', 'with other weights of base than now'),
     ('model.base.test_pipeline.1.scale', 'with other config of base than now'),
-    ('model.saver.speed', 'with other config of saver than now'),
+    ('model.saver.speed.channels_last', 'with other config of saver than now'),
     ('test_dataloader.dataset.metainfo.classes', r"with classes \['cat', 'dog', 'bus'\], but now it is \['dog'\]"),
     ('test_dataloader.dataset.indices', 'with other images than now'),
     ('model.on_base_error', 'with on base error raise, but now it is keep_saver')])
@@ -174,7 +174,7 @@ def test_another_recording_is_refused_and_restarted(asked, tmp_path, change, wor
         torch.save(dict(state_dict={k: v + 1 for k, v in other.state_dict().items()}), tmp_path / 'base.pth')
         cfg.merge_from_dict({change: {'checkpoint': str(tmp_path / 'base.pth'), 'scale': (48, 48), 'classes': ('dog',),
                                       'indices': 6, 'on_base_error': 'keep_saver',
-                                      'speed': dict(channels_last=True)}[change.split('.')[-1]]})
+                                      'channels_last': True}[change.split('.')[-1]]})
         change = {}
     change = {k: str(asked.folder) if v == 'FOLDER' else v for k, v in change.items()}
     with pytest.raises(RecordError, match=words):
@@ -241,6 +241,17 @@ def test_what_cannot_be_read_is_left_out_and_named(asked, capsys):
     with pytest.raises(RecordError, match='none of 7 images could be recorded; the first: 001.jpg: image .* is empty'):
         asked.run(asked.out.parent / 'none')
     asked.paths[1].write_bytes(whole)
+
+
+def test_shards_without_any_image_are_tried_again(asked):
+    """As with the wrong folder of images, which is then put right."""
+    cfg = Config(asked.cfg.to_dict())
+    cfg.test_dataloader.dataset.data_prefix.img = 'gone/'
+    with pytest.raises(RecordError, match='none of 7 images .* put that right and run the same command again'):
+        asked.run(asked.out, cfg)
+    asked.run(asked.out)
+    asked.run(asked.out.parent / 'new')
+    assert content(asked.out) == content(asked.out.parent / 'new')
 
 
 @pytest.mark.parametrize('error', [ValueError('no\nanchors'), torch.OutOfMemoryError('full')])
@@ -337,6 +348,12 @@ def test_a_dead_worker_loses_nothing(asked, tmp_path, monkeypatch):
     assert len(list((tmp_path / 'often' / 'shards').glob('*.npz'))) == 1
 
 
+def test_more_workers_than_cores_are_as_asked(asked, monkeypatch, recwarn):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0})
+    asked.run(asked.out, workers=2)
+    assert not [w for w in recwarn if 'DataLoader' in str(w.message)]
+
+
 def test_ctrl_c_tells_how_to_go_on(asked, monkeypatch, capsys):
     def pressed(*args):
         raise KeyboardInterrupt
@@ -356,7 +373,8 @@ def test_ctrl_c_tells_how_to_go_on(asked, monkeypatch, capsys):
     (dict(workers=-1), '--workers must be at least 0, but got -1'),
     (dict(part=(3, 2)), '--shards must be i/n with i from 1 to n, but got 3/2'),
     (dict(part=(1, 2), restart=True), '--restart would throw away what the other processes'),
-    (dict(classes=['dog']), '--classes go with --images')])
+    (dict(classes=['dog']), '--classes go with --images'),
+    (dict(classes=[], images='.'), 'target_classes must be a list of class names')])
 def test_settings_that_cannot_be(asked, settings, words):
     with pytest.raises(ConfigError, match=words):
         asked.run(asked.out, **settings)
@@ -371,6 +389,8 @@ def test_data_that_cannot_be_recorded(asked):
     cfg.pop('test_dataloader')
     with pytest.raises(ConfigError, match='has no test_dataloader: base it on .* or give --images FOLDER'):
         asked.run(asked.out, cfg)
+    with pytest.raises(ConfigError, match='model must be a TinySaverDetector, but is None'):
+        asked.run(asked.out, Config(), images=str(asked.folder), classes=['dog'])
 
 
 def test_without_annotations_there_is_no_record(asked):

@@ -440,6 +440,24 @@ def test_what_a_cascade_as_the_saver_keeps_is_its_own(photos):
     assert float(sample.saver_instances.scores) == pytest.approx(0.9)
 
 
+def test_a_cascade_as_the_saver_has_the_weights_of_its_stages(photos, tmp_path):
+    config = tiny_config(32)
+    torch.save(dict(state_dict=Stage('saver', dict(config=config)).model.state_dict(), meta={}), tmp_path / 'a.pth')
+    one = dict(config=config, checkpoint=str(tmp_path / 'a.pth'))
+    for base, whole in ((one, True), (dict(config=config), False)):
+        inner = dict(type='TinySaverDetector', saver=one, base=base, confidence=dict(type='MaxScore'), threshold=0.5)
+        cfg = Config(tiny_cascade(photos))
+        cfg.model.saver = dict(model=inner, test_pipeline=config['test_dataloader']['dataset']['pipeline'])
+        cfg.model.base = one
+        assert build_detector(cfg).stages['saver'].loaded is whole
+        if whole:
+            pack_checkpoint(cfg, tmp_path / 'packed.pth')
+            assert load_detector(cfg, tmp_path / 'packed.pth', 'cpu').stages['saver'].loaded
+        else:
+            with pytest.raises(ConfigError, match='saver has no checkpoint to pack'):
+                pack_checkpoint(cfg, tmp_path / 'other.pth')
+
+
 def point(path, **changes):
     content = dict(
         saver=dict(name='s', results='0', weights=None), base=dict(name='b 64', results='0', weights=None, size=64),

@@ -5,12 +5,14 @@ import importlib.util
 import json
 import os
 import shutil
+import socket
 import sys
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from PIL import Image
 
 from ..conftest import CLASSES, ROOT, predict, tiny_cascade, tiny_config
 
@@ -22,7 +24,7 @@ from tinysaver_det.engine import ray_infer as module
 from tinysaver_det.engine.answer_table import ANSWERS, ATTEMPTS
 from tinysaver_det.engine.part_workers import BaseWorker, SaverWorker
 from tinysaver_det.engine.ray_infer import ray_infer
-from tinysaver_det.errors import ConfigError, DataError, ImageError
+from tinysaver_det.errors import CheckpointError, ConfigError, DataError, ImageError
 from tinysaver_det.models import Stage
 from tinysaver_det.models.packed import load_detector
 
@@ -227,6 +229,32 @@ def test_a_block_that_kills_its_worker_again_and_again_is_given_up(photos, weigh
     assert not (tmp_path / 'answers').exists()
 
 
+def test_relative_paths_start_where_the_call_was_made(photos, weights, tmp_path, monkeypatch):
+    """Workers of a cluster start in a folder of its own."""
+    monkeypatch.chdir(tmp_path)  # and back at the end
+    cfg = cascade_config(photos, {name: os.path.basename(path) for name, path in weights.items()})
+    kwargs = dict(cfg=cfg, checkpoint=None, device='cpu', threads=1, folder=str(tmp_path), batch_size=2)
+    with pytest.raises(CheckpointError, match='checkpoint saver.pth is not there'):
+        SaverWorker(**kwargs, here=str(tmp_path / 'gone'))
+    worker = SaverWorker(**kwargs, here=os.path.dirname(weights['saver']))
+    assert worker.detector.stages['saver'].loaded
+
+
+def test_an_image_that_a_transform_cannot_take_is_a_row(photos, weights, tmp_path):
+    """Such as one that is a thousand times as wide as high, which no height is left of at the input's scale."""
+    Image.new('RGB', (3000, 2)).save(tmp_path / 'strip.png')
+    cfg = cascade_config(photos, weights)
+    for name in ('saver', 'base'):
+        cfg.model[name].config.test_dataloader.dataset.pipeline[1].keep_ratio = True
+    (tmp_path / 'answers').mkdir()
+    worker = SaverWorker(cfg=cfg, checkpoint=None, device='cpu', threads=1, folder=str(tmp_path / 'answers'),
+                         batch_size=2)
+    worker(pa.table(dict(file=['strip.png', '001.jpg'], image_id=[0, 1],
+                         path=[str(tmp_path / 'strip.png'), str(photos.paths[0])])))
+    row = pq.read_table(tmp_path / 'answers').to_pylist()[0]
+    assert row['file'] == 'strip.png' and row['error'].startswith('error: ') and 'resize' in row['error']
+
+
 @pytest.fixture
 def infer(photos, weights, tmp_path, monkeypatch):
     """The whole of it without Ray: the workers run in turn, or what is given in their place."""
@@ -283,12 +311,20 @@ def test_refused(infer, photos, weights, tmp_path, monkeypatch):
             infer(None, **options)
     with pytest.raises(ConfigError, match='base has no checkpoint, so each worker would have other random weights'):
         infer(None, cfg=cascade_config(photos, dict(saver=weights['saver'])))
+    with pytest.raises(ConfigError, match='target_classes must be a list of class names'):
+        infer(None, classes=[])
     ann = tmp_path / 'a.json'
-    for images, words in (([dict(file_name='001.jpg')], "must list images with 'file_name' and 'id'"),
+    for images, words in (([], "lists no images under 'images'"),
+                          ([dict(file_name='001.jpg')], "must list images with 'file_name' and 'id'"),
                           ([dict(file_name='001.jpg', id=1)] * 2, 'whole numbers that differ')):
         ann.write_text(json.dumps(dict(images=images)))
         with pytest.raises(DataError, match=words):
             infer(None, ann=str(ann))
+    with pytest.raises(DataError, match='gone is not a folder of images'):
+        infer(None, tmp_path / 'gone', ann=str(ann))
+    with socket.socket() as held, pytest.raises(ConfigError, match='Ray cluster 127.0.0.1:.* cannot be reached'):
+        held.bind(('127.0.0.1', 0))  # a port at which nobody listens
+        module._require_reachable(f'127.0.0.1:{held.getsockname()[1]}')
     monkeypatch.setitem(sys.modules, 'ray.data', None)
     with pytest.raises(ConfigError, match=r'pip install "tinysaver-det\[ray\]"'):
         infer(None)

@@ -12,9 +12,9 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.utils import import_modules_from_strings
 
-from ..errors import ImageError
 from ..models.packed import load_detector
 from .answer_table import WAITING, answer_row, attempt, routed_of, table_of, write_answers
+from .record_loader import why_unread
 
 AHEAD = 4  # batches that are read at once, in which images of one shape are sought
 
@@ -30,10 +30,14 @@ class PartWorker:
         threads: Of torch on the CPU.
         batch_size: Images per run.
         folder: Where answers are written.
+        here: The folder that relative paths of the config start from, if it is there; by default the process's own.
     """
 
     def __init__(self, part: str, cfg: Config, checkpoint: Optional[str], device: str, threads: int, batch_size: int,
-                 folder: str):
+                 folder: str, here: Optional[str] = None):
+        if here is not None:
+            with contextlib.suppress(OSError):  # absolute paths do without
+                os.chdir(here)
         if cfg.get('custom_imports'):
             import_modules_from_strings(**cfg.custom_imports)
         torch.set_num_threads(threads)
@@ -96,7 +100,7 @@ class SaverWorker(PartWorker):
         with self.attempt(images) as name:
             for chunk, inputs in self.batches(images.to_pylist(), 'saver', self._read):
                 if isinstance(inputs[0], Exception):
-                    done += [dict(image, error=str(e)) for image, e in zip(chunk, inputs)]
+                    done += [dict(image, error=why_unread(e)) for image, e in zip(chunk, inputs)]
                     continue
                 data = self.detector.data_preprocessor(pseudo_collate(inputs), False)
                 for image, one in zip(chunk, self.detector.assign(data['inputs'], data['data_samples'])):
@@ -110,7 +114,7 @@ class SaverWorker(PartWorker):
         def tried(image):
             try:
                 return read(image['path'], image['image_id'])
-            except ImageError as e:
+            except Exception as e:  # as of a transform, on an image that is too narrow for it
                 return e
 
         with ThreadPoolExecutor(min(len(images), os.cpu_count() or 1)) as pool:

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import os.path as osp
+import socket
 from collections.abc import Sequence
 from typing import Optional
 
@@ -24,6 +25,7 @@ from ..files import read_json, whole_file, whole_folder
 from ..models.packed import load_detector
 from ..report import SaverSummary
 from .hooks.saver_summary_hook import summarise
+from .record_loader import why_unread
 
 STORE = 512 * 2**20  # bytes of Ray's object store on one machine: it holds paths and boxes, no images
 BLOCK = 16  # batches in a block at most: what is lost with a worker, and a file of the output
@@ -80,7 +82,7 @@ def ray_infer(cfg: Config, images: str, out: str, checkpoint: Optional[str] = No
     _require_ray()
     cfg = copy.deepcopy(cfg)
     model = cfg.get('model') or {}
-    if classes:
+    if classes is not None:
         model['target_classes'] = tuple(classes)
     if threshold is not None:
         model['threshold'] = threshold
@@ -90,7 +92,7 @@ def ray_infer(cfg: Config, images: str, out: str, checkpoint: Optional[str] = No
         detector = _tried_detector(cfg, checkpoint, found)
         answers = osp.join(folder, 'answers')
         os.mkdir(answers)
-        kwargs = dict(cfg=cfg, checkpoint=checkpoint, folder=answers)
+        kwargs = dict(cfg=cfg, checkpoint=checkpoint, folder=answers, here=os.getcwd())
         pools = [_Pool(savers, saver_batch, saver_gpus, cpus_per_saver), _Pool(bases, base_batch, base_gpus,
                                                                                 cpus_per_base)]
         with _cluster(address, pools):
@@ -146,7 +148,11 @@ def _images(folder, ann, skip):
         paths = image_files(folder, skip=skip)
         files, ids = [osp.relpath(p, folder) for p in paths], list(range(len(paths)))
     else:
+        if not osp.isdir(folder):
+            raise DataError(f'{folder} is not a folder of images')
         content = read_json(ann, 'annotation file', DataError)
+        if isinstance(content, dict) and content.get('images') == []:
+            raise DataError(f"annotation file {ann} lists no images under 'images'")
         try:
             files, ids = zip(*((i['file_name'], i['id']) for i in content['images']))
         except (KeyError, TypeError, ValueError) as e:
@@ -166,7 +172,8 @@ def _tried_detector(cfg, checkpoint, images):
     for path, image_id in list(zip(images['path'], images['image_id']))[:TRIED]:
         try:
             read = detector.stages['saver'].pipeline.read(path, image_id)
-        except ImageError:
+        except Exception as e:
+            why_unread(e)  # raises what is of the settings
             continue
         with torch.no_grad():
             detector.test_step(pseudo_collate([read]))
@@ -184,6 +191,7 @@ def _cluster(address, pools):
         yield
         return
     address = address or os.environ.get('RAY_ADDRESS') or 'local'
+    _require_reachable(address)
     local = dict(include_dashboard=False, object_store_memory=STORE) if address == 'local' else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
@@ -202,6 +210,17 @@ def _cluster(address, pools):
     finally:
         with uninterrupted():
             ray.shutdown()
+
+
+def _require_reachable(address):
+    """Refuse a HOST:PORT that nothing listens at: Ray would wait for minutes and then end the process in silence."""
+    host, _, port = address.rpartition(':')
+    if not host or '://' in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip('[]'), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as e:
+        raise ConfigError(f'the Ray cluster {address} cannot be reached: {e}') from e
 
 
 def _run(images, pools, kwargs, quiet):

@@ -17,7 +17,7 @@ from ..analysis.record_files import ResultsWriter, results_files, save_record
 from ..analysis.records import positions
 from ..command import progress_bar
 from ..errors import ConfigError, RecordError
-from ..models.packed import load_detector
+from ..models.packed import load_detector, require_cascade
 from ..models.speed import check_speed
 from ..stage_config import read_stage_config, stage_configs
 from .record_folder import RecordFolder
@@ -81,11 +81,12 @@ def record(cfg: Config, out: str, checkpoint: Optional[str] = None, stages: str 
     if restart and part[1] > 1:
         raise ConfigError('--restart would throw away what the other processes of --shards record: call it once '
                           'without --shards, or name another folder')
-    if images is None and classes:
+    if images is None and classes is not None:
         raise ConfigError('--classes go with --images: a data set has its own, see '
                           'test_dataloader.dataset.metainfo.classes')
     cfg = Config(cfg.to_dict())
-    if classes:
+    if classes is not None:
+        require_cascade(cfg)
         cfg.model.target_classes = tuple(classes)
     detector = load_detector(cfg, checkpoint, device)
     for name, stage in detector.stages.items():
@@ -131,7 +132,7 @@ def _asked(cfg, detector, source, numbers, settings, writes):
     cpu = device.type == 'cpu'
     return dict(
         **settings,
-        config={n: _digest(configs[n], n) for n in names},
+        config={n: _digest(configs[n], n, detector.stages[n].classes) for n in names},
         weights={n: weights[n] for n in names},
         classes=source.classes,
         categories=source.category_ids,
@@ -146,11 +147,11 @@ def _asked(cfg, detector, source, numbers, settings, writes):
         writes=writes)
 
 
-def _digest(stage, name):
-    """SHA-256 of what a stage's config says of its model, input and speed, wherever it says so."""
+def _digest(stage, name, classes):
+    """SHA-256 of what a stage's config says of its model, input and speed, wherever it says so, and of its classes."""
     cfg = read_stage_config(stage, name)
     content = dict(model=cfg.model, test_pipeline=cfg.test_pipeline, scales=stage.get('scales'),
-                   speed=check_speed(stage.get('speed'), name))
+                   speed=check_speed(stage.get('speed'), name), classes=classes)
     text = json.dumps(Config(content).to_dict(), sort_keys=True, default=lambda o: getattr(o, '__qualname__', repr(o)))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -206,7 +207,8 @@ def _write_results(folder, detector, source, numbers, files, also):
         if not sum(map(len, ids)):
             first = next(s for said in folder.done().values() for s in said['skipped'])
             raise RecordError(f'none of {len(source)} images could be recorded; the first: {first["file"]}: '
-                              f'{first["reason"]}')
+                              f'{first["reason"]}; put that right and run the same command again, which tries all of '
+                              'them again')
         for writer in writers:
             writer.close()
     ids, sizes = np.concatenate(ids), np.concatenate(sizes)

@@ -87,9 +87,11 @@ class RecordFolder:
         return {int(k): v for k, v in self._manifest()['shards'].items()}
 
     def missing(self) -> list:
-        """Numbers of this process's shards that are not there, or damaged."""
+        """Numbers of this process's shards that are not there, damaged, or without an image: what kept all of a shard
+        from being recorded, such as another folder of images than meant, may be put right by now."""
         done = self.done()
-        return [k for k in self.own if k not in done or self._read(k, done[k]) is None]
+        return [k for k in self.own
+                if k not in done or done[k].get('images') == 0 or self._read(k, done[k]) is None]
 
     def write(self, number: int, arrays: dict, **said) -> None:
         """Write a finished shard.

@@ -63,9 +63,18 @@ class _Batches(Dataset):
         try:
             return [p.read(path, image_id) for p in self.pipelines]
         except Exception as e:
-            if isinstance(e, TinySaverError) and not isinstance(e, ImageError):
-                raise  # of the settings, not of this image
-            return str(e) if isinstance(e, ImageError) else f'{type(e).__name__}: {" ".join(str(e).split())}'
+            return why_unread(e)
+
+
+def why_unread(error: Exception) -> str:
+    """The reason for which an input of an image could not be made.
+
+    Raises:
+        TinySaverError: It is of the settings, not of this image.
+    """
+    if isinstance(error, TinySaverError) and not isinstance(error, ImageError):
+        raise error
+    return str(error) if isinstance(error, ImageError) else f'{type(error).__name__}: {" ".join(str(error).split())}'
 
 
 class _Start:

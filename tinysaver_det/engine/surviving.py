@@ -4,6 +4,7 @@ import itertools
 import logging
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -70,7 +71,9 @@ def _quiet_deaths(loader):
 
     By its handler for SIGCHLD torch would raise it in the midst of whatever the main process is doing.
     """
-    iterator = iter(loader)
+    with warnings.catch_warnings():  # about the number of workers, which was asked for
+        warnings.filterwarnings('ignore', message='This DataLoader will create')
+        iterator = iter(loader)
     if threading.current_thread() is not threading.main_thread():
         yield iterator
         return

@@ -225,6 +225,11 @@ class TinySaverDetector(BaseDetector):
         return self._base_runs.on_error
 
     @property
+    def has_weights(self) -> bool:
+        """Whether all stages loaded weights; as a stage of another cascade it then needs no checkpoint."""
+        return all(stage.loaded for stage in self.stages.values())
+
+    @property
     def target_classes(self) -> tuple:
         """The classes that the labels of the results stand for, in order."""
         return self._target_classes
