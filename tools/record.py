@@ -10,6 +10,8 @@ import tinysaver_det.compat  # noqa: F401  (before anything of mmdet)
 
 def part(text):
     number, _, of = text.partition('/')
+    if not (number.isdecimal() and of.isdecimal()):
+        raise argparse.ArgumentTypeError(f'must be i/n, such as 2/4 for the second of four, but got {text!r}')
     return int(number), int(of)
 
 

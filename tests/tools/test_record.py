@@ -64,3 +64,8 @@ def test_a_refused_call_ends_with_one_sentence(photos, tmp_path, run_python):
                       check=False)
     assert done.returncode == 2 and 'Traceback' not in done.stderr
     assert f'error: {tmp_path}/out/base.bbox.json was not recorded by this tool: name another folder' in done.stderr
+
+
+def test_a_part_that_cannot_be_read(run_python):
+    done = run_python('tools/record.py', 'config.py', '--out', 'nowhere', '--shards', 'two', check=False)
+    assert done.returncode == 2 and "must be i/n, such as 2/4 for the second of four, but got 'two'" in done.stderr
