@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from tinysaver_det import files
 from tinysaver_det.analysis import read_record
@@ -330,6 +331,8 @@ def test_two_processes_share_a_folder(asked, tmp_path, capsys):
 
 
 def test_a_dead_worker_loses_nothing(asked, tmp_path, monkeypatch):
+    # it is looked for at once, not after five seconds
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, '__defaults__', (0.1,))
     asked.run(tmp_path / 'whole')
     read, mark = StagePipeline.read, tmp_path / 'died'
 
