@@ -113,3 +113,13 @@ def test_arrays_need_a_plain_loader(photos):
     cfg['test_dataloader']['dataset']['pipeline'][0] = dict(type='mmdet.LoadImageFromNDArray')
     with pytest.raises(ConfigError, match='loads images with LoadImageFromNDArray'):
         StagePipeline('base', config=cfg).read(np.zeros((4, 4, 3), np.uint8))
+
+
+def test_an_image_that_a_transform_cannot_take_is_named(tmp_path):
+    """Of its short side nothing is left at 48 pixels."""
+    thin = np.zeros((2, 3000, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / 'thin.png'), thin)
+    stage = StagePipeline('base', config=tiny_config(48))
+    for image, words in ((str(tmp_path / 'thin.png'), 'thin.png'), (thin, 'an image array')):
+        with pytest.raises(ImageError, match=f'{words} of 3000 x 2 pixels cannot be made an input of base: OpenCV'):
+            stage.read(image)

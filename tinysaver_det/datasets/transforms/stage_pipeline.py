@@ -4,6 +4,7 @@ import hashlib
 import os
 from typing import Callable, Optional
 
+import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmdet.registry import TRANSFORMS
@@ -39,7 +40,7 @@ class StagePipeline(BaseTransform):
 
     Raises:
         ConfigError: The config has no usable test pipeline.
-        ImageError: On use: the image cannot be read, or its file ends too early.
+        ImageError: On use: the image cannot be read, its file ends too early, or a transform cannot take its size.
     """
 
     def __init__(self, name: str = 'saver', **stage):
@@ -111,7 +112,12 @@ class StagePipeline(BaseTransform):
 
     def _pack(self, transforms, results, image: Optional[np.ndarray]):
         results.setdefault('img_id', 0)
-        packed = transforms(results)
+        path, (height, width) = results.get('img_path'), results['img'].shape[:2]
+        try:
+            packed = transforms(results)
+        except cv2.error as e:  # such as of a side that becomes 0 pixels long
+            raise ImageError(f'{"an image array" if path is None else f"image {path}"} of {width} x {height} pixels '
+                             f'cannot be made an input of {self.name}: {" ".join(str(e).split())}') from e
         sample = packed['data_samples']
         sample.set_metainfo(dict(stage_pipeline=self.digest, img_path=results.get('img_path')))
         if image is not None:
