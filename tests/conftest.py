@@ -192,11 +192,7 @@ def cascade(photos):
 
     torch.manual_seed(0)
     detector = build_detector(Config(tiny_cascade(photos)))
-    for name, weight in detector.named_parameters():  # as layers come, every image would get the same scores
-        if weight.dim() > 1:
-            torch.nn.init.kaiming_normal_(weight)
-            if 'conv_reg' in name:
-                weight.data *= 0.01  # boxes of a size
+    tell_apart(detector)
     return detector
 
 
@@ -212,16 +208,23 @@ def config(photos, tmp_path):
     cfg = Config(tiny_cascade(photos))
     for name in ('saver', 'base'):
         model = Stage(name, dict(config=tiny_config(32))).model
-        for key, weight in model.named_parameters():
-            if weight.dim() > 1:
-                torch.nn.init.kaiming_normal_(weight)
-                if 'conv_reg' in key:
-                    weight.data *= 0.01
+        tell_apart(model)
         torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / f'{name}.pth')
         cfg.model[name].checkpoint = str(tmp_path / f'{name}.pth')
     cfg.work_dir = str(tmp_path / 'work')
     cfg.log_level = 'ERROR'
     return cfg
+
+
+def tell_apart(model):
+    """Draw weights with which images get different scores; with those that layers come with they all get the same."""
+    import torch
+
+    for name, weight in model.named_parameters():
+        if weight.dim() > 1:
+            torch.nn.init.kaiming_normal_(weight)
+            if 'conv_reg' in name:
+                weight.data *= 0.01  # boxes of a size
 
 
 def predict(detector, images):

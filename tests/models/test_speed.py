@@ -13,7 +13,7 @@ from tinysaver_det.models import Stage, speed
 from tinysaver_det.models.packed import build_detector, load_detector, pack_checkpoint
 from tinysaver_det.models.speed import conv_bn_pairs
 
-from ..conftest import predict, tiny_cascade, tiny_config
+from ..conftest import predict, tell_apart, tiny_cascade, tiny_config
 from .scripted import stage
 
 BF16 = pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason='this CPU has no bfloat16')
@@ -27,10 +27,7 @@ def checkpoints(tmp_path_factory):
     torch.manual_seed(0)
     for name in ('saver', 'base'):
         model = Stage(name, dict(config=tiny_config(32))).model
-        for key, weight in model.named_parameters():
-            if weight.dim() > 1:
-                nn.init.kaiming_normal_(weight)
-                weight.data *= 0.01 if 'conv_reg' in key else 1
+        tell_apart(model)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.running_mean, -0.3, 0.3)

@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from ..conftest import CLASSES, ROOT, predict, tiny_cascade, tiny_config
+from ..conftest import CLASSES, ROOT, predict, tell_apart, tiny_cascade, tiny_config
 
 pytest.importorskip('ray.data', reason='Ray is not installed: pip install "tinysaver-det[ray]"')
 import pyarrow as pa
@@ -54,11 +54,7 @@ def weights(tmp_path_factory):
     torch.manual_seed(0)
     for name in ('saver', 'base'):
         model = Stage(name, dict(config=tiny_config(32))).model
-        for key, weight in model.named_parameters():
-            if weight.dim() > 1:
-                torch.nn.init.kaiming_normal_(weight)
-                if 'conv_reg' in key:
-                    weight.data *= 0.01
+        tell_apart(model)
         found[name] = str(folder / f'{name}.pth')
         torch.save(dict(state_dict=model.state_dict(), meta={}), found[name])
     return found
