@@ -31,10 +31,7 @@ def whole_path(path):
     os.close(handle)
     try:
         yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(part, 0o666 & ~umask)
-        os.replace(part, path)
+        _put_in_place(part, path, 0o666)
     except BaseException:
         if os.path.exists(part):
             os.unlink(part)
@@ -103,11 +100,16 @@ def whole_folder(path):
         raise ConfigError(f'the output folder {path} cannot be made: {e.strerror}') from e
     try:
         yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(part, 0o777 & ~umask)
-        os.replace(part, path)
+        _put_in_place(part, path, 0o777)
     except BaseException:
         with uninterrupted():
             shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def _put_in_place(part, path, mode):
+    """Rename, with the permissions that a new file or folder has, less those that the user's umask takes."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(part, mode & ~umask)
+    os.replace(part, path)

@@ -60,11 +60,12 @@ def take_operating_point(cfg: Config, path: str) -> None:
     given = {key.split('.')[1] for key in vars(cfg).get('_overridden', ()) if key.startswith('model.')}
     budget = is_budget(cfg.model.get('routing')) and not any(
         key.startswith('model.routing.policy') for key in vars(cfg).get('_overridden', ()))
-    for name in DECIDES[1:]:
-        if name in given and not (budget and name == 'routing'):
+    decides = [name for name in DECIDES if not (budget and name == 'routing')]
+    for name in decides[1:]:
+        if name in given:
             raise ConfigError(f'a {name} (--cfg-options model.{name}) and an operating point, which has its own, were '
                               'both given: leave one out')
     cfg.model.operating_point = path
-    for name in DECIDES:
-        if name in cfg.model and name not in given and not (budget and name == 'routing'):
+    for name in decides:
+        if name in cfg.model and name not in given:
             cfg.model[name] = None

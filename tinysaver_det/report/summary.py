@@ -7,6 +7,7 @@ from typing import Optional
 
 from ..errors import ConfigError
 from ..files import whole_file
+from ..routing import is_budget
 
 HEADLINES = ('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_75', 'segm_mAP', 'mAP')
 COST_KEYS = ('images', 'handover', 'gflops_per_image', 'saver_gflops', 'base_gflops', 'saved')
@@ -99,7 +100,7 @@ class SaverSummary:
 
     @property
     def _budget(self):
-        return self.routing if (self.routing or {}).get('type') == 'Budget' else None
+        return self.routing if is_budget(self.routing) else None
 
     @property
     def headline(self) -> Optional[str]:

@@ -65,9 +65,9 @@ class SaverTestLoop(TestLoop):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ConfigError(f'{name} of SaverTestLoop must be a whole number of at least {least}, but got '
                                   f'{value!r}')
+        size = self.dataloader.batch_size or 1
         on_cpu = next(runner.model.parameters()).device.type == 'cpu'
-        fitting = min(self.dataloader.batch_size or 1, ON_CPU) if on_cpu else self.dataloader.batch_size or 1
-        self.base_batch_size = base_batch_size or fitting
+        self.base_batch_size = base_batch_size or (min(size, ON_CPU) if on_cpu else size)
         self.base_workers = self.dataloader.num_workers if base_workers is None else base_workers
         self.offload, self.window = bool(offload), window
 
