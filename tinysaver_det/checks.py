@@ -26,6 +26,21 @@ def check_ascending(values, what: str) -> np.ndarray:
     return array
 
 
+def check_least(name: str, value, least) -> None:
+    """Refuse a number below the least that it may be, or NaN.
+
+    Args:
+        name: What it is, such as '--batch-size'.
+        value: The number.
+        least: What it must be at least.
+
+    Raises:
+        ConfigError: It is less.
+    """
+    if not value >= least:
+        raise ConfigError(f'{name} must be at least {least}, but got {value}')
+
+
 def order_error(earlier: str, its_gflops: float, later: str, less: float, where: str = '') -> ConfigError:
     """What is said of two options of the base that are not in the order of their cost.
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..checks import check_least
 from ..errors import ConfigError
 from .walk import Walk
 
@@ -16,8 +17,7 @@ def resamples(images: int, count: int, seed: int = 0) -> np.ndarray:
     """
     if count < 1 or images < 1:
         raise ConfigError(f'there must be at least 1 resample and 1 image, but got {count} and {images}')
-    if seed < 0:
-        raise ConfigError(f'seed must be at least 0, but got {seed}')
+    check_least('seed', seed, 0)
     rng = np.random.default_rng(seed)
     return rng.multinomial(images, np.full(images, 1 / images), size=count).astype(np.int32)
 

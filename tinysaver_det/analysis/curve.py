@@ -7,6 +7,7 @@ from typing import Optional
 
 import numpy as np
 
+from ..checks import check_least
 from ..errors import ConfigError
 from ..files import whole_file
 from ..routing import build_policy
@@ -120,8 +121,7 @@ class OperatingCurve:
 
         Where a merge makes even the last point worse than that, it is the best of all.
         """
-        if not drop >= 0:
-            raise ConfigError(f'drop must be at least 0, but got {drop}')
+        check_least('drop', drop, 0)
         allowed = np.flatnonzero(self.drop <= drop)
         if not len(allowed):
             return int(np.argmax(self.value))

@@ -5,6 +5,7 @@ from typing import Optional
 
 import numpy as np
 
+from ..checks import check_least
 from ..errors import ConfigError, DataError
 from .metric import Metric
 from .pair import Pair
@@ -22,8 +23,7 @@ def fold_of(images: int, folds: int, seed: int = 0) -> np.ndarray:
     if images < folds:
         raise ConfigError(f'there must be at least as many images as folds, but there are {images} and {folds}: take '
                           'fewer folds or more images')
-    if seed < 0:
-        raise ConfigError(f'seed must be at least 0, but got {seed}')
+    check_least('seed', seed, 0)
     fold = np.empty(images, np.int64)
     fold[np.random.default_rng(seed).permutation(images)] = np.arange(images) % folds
     return fold

@@ -6,6 +6,7 @@ from typing import Optional
 
 import numpy as np
 
+from ..checks import check_least
 from ..errors import ConfigError, DataError
 from .bootstrap import resamples
 from .curve import operating_curve, routing_points
@@ -154,8 +155,7 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
     """
     metric = metric or Metric('mAP')
     confidence = confidence or default_confidence(metric.name)
-    if not drop >= 0:
-        raise ConfigError(f'drop must be at least 0, but got {drop}')
+    check_least('drop', drop, 0)
     if not 0 < certainty < 1:
         raise ConfigError(f'certainty must lie between 0 and 1, but got {certainty}')
     truth.require_objects()

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from ..checks import check_least
 from ..cost import parameters, peak_memory
 from ..datasets.image_files import image_files
 from ..errors import ConfigError
@@ -76,8 +77,7 @@ def benchmark(cfg: Config, folder: str, checkpoint: Optional[str] = None, batch_
         raise ConfigError(f'at least 2 images are needed, but {folder} and --num-images {num_images} give '
                           f'{len(images)}')
     for name, value in (('--rounds', rounds), *(('--batch-sizes', b) for b in batch_sizes)):
-        if value < 1:
-            raise ConfigError(f'{name} must be at least 1, but got {value}')
+        check_least(name, value, 1)
     detector = load_detector(cfg, checkpoint, device)
     detector.routing = without_budget(detector.routing)  # which would not stay where it is set
     device = next(detector.parameters()).device

@@ -22,6 +22,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 
+from ..checks import check_least
 from ..command import Steps, progress_bar
 from ..errors import ConfigError
 from ..files import whole_file
@@ -91,8 +92,7 @@ def benchmark_loops(cfg: Config, checkpoint: Optional[str] = None, handovers: Se
         ConfigError: A setting that cannot be used.
     """
     for name, value in (('--rounds', rounds), *(('--batch-sizes', b) for b in batch_sizes)):
-        if value < 1:
-            raise ConfigError(f'{name} must be at least 1, but got {value}')
+        check_least(name, value, 1)
     for share in handovers:
         if not 0 <= share <= 1:
             raise ConfigError(f'--handovers must be shares from 0 to 1, but got {share}')

@@ -22,9 +22,10 @@ from ..analysis.evaluator import RoutedEvaluator
 from ..analysis.matching import match
 from ..analysis.records import Results, read_ground_truth
 from ..analysis.walk import Walk
+from ..checks import check_least
 from ..cost import StageCost
 from ..datasets.image_files import image_files
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from ..files import whole_file
 from ..merging.boxes import class_overlaps
 from ..models.packed import load_detector
@@ -100,8 +101,7 @@ def benchmark_switches(cfg: Config, folder: str, switches: Sequence[str] = DEFAU
     sets = {'plain': {}, **{text: parse_switches(text) for text in switches}}
     for name, value in (('--rounds', rounds), ('--num-images', num_images), *(('--batch-sizes', b)
                                                                               for b in batch_sizes)):
-        if value < 1:
-            raise ConfigError(f'{name} must be at least 1, but got {value}')
+        check_least(name, value, 1)
     truth = None if ann is None else read_ground_truth(ann, cfg.model.get('target_classes'))
     images = image_files(folder) if truth is None else [osp.join(folder, n) for n in truth.file_names]
     lacking = [i for i in images if not osp.isfile(i)]

@@ -20,6 +20,7 @@ from mmengine.dataset import pseudo_collate
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..checks import check_least
 from ..datasets.image_files import SUFFIXES, image_files
 from ..errors import ConfigError, ImageError
 from ..evaluation import SaverMetric
@@ -81,8 +82,7 @@ def image_demo(cfg: Config, source: str, checkpoint: Optional[str] = None, out_d
         DataError: A folder without images.
         ConfigError, CheckpointError, ClassesError: What of the rest doesn't fit.
     """
-    if batch_size < 1:
-        raise ConfigError(f'--batch-size must be at least 1, but got {batch_size}')
+    check_least('--batch-size', batch_size, 1)
     _check_output(source, out_dir)
     cfg = copy.deepcopy(cfg)
     total, pictures, fps = _open(source, out_dir)  # before the models, which take a while

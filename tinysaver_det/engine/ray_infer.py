@@ -17,6 +17,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 
+from ..checks import check_least
 from ..command import uninterrupted
 from ..datasets.image_files import image_files
 from ..errors import ConfigError, DataError, ImageError, TinySaverError
@@ -74,8 +75,7 @@ def ray_infer(cfg: Config, images: str, out: str, checkpoint: Optional[str] = No
     for name, value, least in (('savers', savers, 1), ('bases', bases, 1), ('saver-batch', saver_batch, 1),
                                ('base-batch', base_batch, 1), ('saver-gpus', saver_gpus, 0),
                                ('base-gpus', base_gpus, 0)):
-        if not value >= least:
-            raise ConfigError(f'--{name} must be at least {least}, but got {value}')
+        check_least(f'--{name}', value, least)
     for name, value in (('cpus-per-saver', cpus_per_saver), ('cpus-per-base', cpus_per_base)):
         if not value > 0:
             raise ConfigError(f'--{name} must be above 0, but got {value}')

@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 
 from ..analysis.record_files import ResultsWriter, results_files, save_record
 from ..analysis.records import positions
+from ..checks import check_least
 from ..command import progress_bar
 from ..errors import ConfigError, RecordError
 from ..models.packed import load_detector, require_cascade
@@ -72,8 +73,7 @@ def record(cfg: Config, out: str, checkpoint: Optional[str] = None, stages: str 
     workers = loader.get('num_workers', 2) if workers is None else workers
     for name, value, least in (('--shard-size', shard_size, 1), ('--batch-size', batch_size, 1),
                                ('--workers', workers, 0)):
-        if value < least:
-            raise ConfigError(f'{name} must be at least {least}, but got {value}')
+        check_least(name, value, least)
     if stages not in STAGES:
         raise ConfigError(f'stages must be {", ".join(STAGES)}, but got {stages!r}')
     if not 1 <= part[0] <= part[1]:
