@@ -7,7 +7,6 @@ import json
 import os
 import os.path as osp
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Optional, Union
 
@@ -178,18 +177,17 @@ def _frames(video, count) -> Iterator[Picture]:
 
 def _detect(detector, batch, skipped):
     """The pictures of a batch that can be read, each with its data sample."""
-    def read(picture):
-        if picture.image is None:
-            return 'the frame cannot be decoded, or the video ends before it'
-        try:
-            return detector.stages['saver'].pipeline.read(picture.image)
-        except ImageError as e:
-            return str(e)
-
-    with ThreadPoolExecutor(min(len(batch), os.cpu_count() or 1)) as pool:
-        inputs = list(pool.map(read, batch))
-    skipped += [(p, i) for p, i in zip(batch, inputs) if isinstance(i, str)]
-    usable = [(p, i) for p, i in zip(batch, inputs) if not isinstance(i, str)]
+    read = iter(detector.stages['saver'].pipeline.read_all([p.image for p in batch if p.image is not None]))
+    usable = []
+    for picture in batch:
+        found = ImageError('the frame cannot be decoded, or the video ends before it') if picture.image is None \
+            else next(read)
+        if isinstance(found, ImageError):
+            skipped.append((picture, str(found)))
+        elif isinstance(found, Exception):
+            raise found
+        else:
+            usable.append((picture, found))
     with torch.no_grad():
         samples = detector.test_step(pseudo_collate([i for _, i in usable])) if usable else []
     return [(p, s) for (p, _), s in zip(usable, samples)]

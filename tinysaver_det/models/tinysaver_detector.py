@@ -2,9 +2,7 @@
 
 import logging
 import math
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Optional
 
 import numpy as np
@@ -331,18 +329,7 @@ class TinySaverDetector(BaseDetector):
         Returns:
             list: For each image what :meth:`StagePipeline.read` gives, or the exception with which it failed.
         """
-        read = self.options[number - 1].pipeline.read
-
-        def tried(one):
-            try:
-                return read(one.image, one.img_id)
-            except Exception as e:  # for answer() to deal with
-                return e
-
-        if len(routed) == 1:
-            return [tried(routed[0])]
-        with ThreadPoolExecutor(min(len(routed), os.cpu_count() or 1)) as pool:
-            return list(pool.map(tried, routed))
+        return self.options[number - 1].pipeline.read_all([r.image for r in routed], [r.img_id for r in routed])
 
     def answer(self, number: int, routed: Sequence[Routed], inputs: Sequence) -> None:
         """Run an option of the base on some images, as one batch.
