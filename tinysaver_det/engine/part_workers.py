@@ -15,8 +15,9 @@ from mmengine.utils import import_modules_from_strings
 from ..models.packed import load_detector
 from .answer_table import WAITING, answer_row, attempt, routed_of, table_of, write_answers
 from .record_loader import why_unread
+from .same_shape import batches_of_one_shape
 
-AHEAD = 4  # batches that are read at once, in which images of one shape are sought
+AHEAD = 4  # batches that are read at once
 
 
 class PartWorker:
@@ -69,6 +70,14 @@ class PartWorker:
             tuple: A list of items, and one of their inputs.
         """
         divisor = getattr(self.detector.get_submodule(stage).data_preprocessor, 'pad_size_divisor', 1)
+
+        def padded(found):
+            return tuple(-(-side // divisor) for side in found['inputs'].shape[-2:])
+
+        return batches_of_one_shape(self._read_ahead(items, read), self.batch_size, padded)
+
+    def _read_ahead(self, items, read):
+        """(item, input) of each; the next ones are read meanwhile."""
         step = AHEAD * self.batch_size
         windows = [items[i:i + step] for i in range(0, len(items), step)]
         with ThreadPoolExecutor(1) as thread:
@@ -76,15 +85,7 @@ class PartWorker:
             for k, window in enumerate(windows):
                 inputs = coming.pop().result()
                 coming += [thread.submit(read, w) for w in windows[k + 1:k + 2]]
-                shapes = {}
-                for i, one in enumerate(inputs):
-                    shape = None if isinstance(one, Exception) else tuple(
-                        -(-side // divisor) for side in one['inputs'].shape[-2:])
-                    shapes.setdefault(shape, []).append(i)
-                for same in shapes.values():
-                    for start in range(0, len(same), self.batch_size):
-                        chunk = same[start:start + self.batch_size]
-                        yield [window[i] for i in chunk], [inputs[i] for i in chunk]
+                yield from zip(window, inputs)
 
 
 class SaverWorker(PartWorker):
@@ -109,16 +110,8 @@ class SaverWorker(PartWorker):
         return table_of(waiting, WAITING)
 
     def _read(self, images):
-        read = self.detector.stages['saver'].pipeline.read
-
-        def tried(image):
-            try:
-                return read(image['path'], image['image_id'])
-            except Exception as e:  # as of a transform, on an image that is too narrow for it
-                return e
-
-        with ThreadPoolExecutor(min(len(images), os.cpu_count() or 1)) as pool:
-            return list(pool.map(tried, images))
+        return self.detector.stages['saver'].pipeline.read_all([i['path'] for i in images],
+                                                               [i['image_id'] for i in images])
 
 
 class BaseWorker(PartWorker):

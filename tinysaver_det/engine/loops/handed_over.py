@@ -1,11 +1,13 @@
 """What the base reads of the images that were handed over."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from ...errors import ImageError, TinySaverError
+from ..same_shape import batches_of_one_shape
 from ..surviving import surviving
 
 
@@ -54,20 +56,10 @@ def batches(options: Sequence, jobs: Sequence, size: int, workers: int) -> Itera
     """
     ahead = dict(num_workers=workers, prefetch_factor=4 if workers else None)
     loader = DataLoader(HandedOver(options, jobs), batch_size=None, collate_fn=_as_it_is, **ahead)
-    held, current = {}, None
-    for (number, routed), read in zip(jobs, surviving(loader)):
-        if number != current:
-            yield from _flushed(current, held)
-            current = number
-        key = None if isinstance(read, Exception) else tuple(read['inputs'].shape)
-        group = held.setdefault(key, ([], []))
-        group[0].append(routed)
-        group[1].append(read)
-        if len(group[0]) == size:
-            yield number, *held.pop(key)
-        elif sum(len(g[0]) for g in held.values()) >= 8 * size:  # of many shapes: don't hold them all
-            yield number, *held.pop(max(held, key=lambda k: len(held[k][0])))
-    yield from _flushed(current, held)
+    for number, own in itertools.groupby(zip(jobs, surviving(loader)), key=lambda one: one[0][0]):
+        read = ((routed, found) for (_, routed), found in own)
+        for routed, inputs in batches_of_one_shape(read, size, lambda found: tuple(found['inputs'].shape)):
+            yield number, routed, inputs
 
 
 def count_batches(jobs: Sequence, size: int) -> int:
@@ -80,11 +72,6 @@ def job_order(job) -> tuple:
     """By option, then by image size, so that equal shapes stand together."""
     number, routed = job
     return number, *routed.sample.ori_shape[:2]
-
-
-def _flushed(number, held):
-    for key in list(held):
-        yield number, *held.pop(key)
 
 
 def _as_it_is(item):
