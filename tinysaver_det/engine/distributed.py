@@ -1,12 +1,15 @@
 """Several processes where there is no GPU, which mmengine would give each of them."""
 
+import gc
 import os
 import subprocess
 
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from ..errors import ConfigError
+from .hooks.target_classes_hook import unwrap
 
 PORT = 29500
 
@@ -30,6 +33,20 @@ def distribute_on_cpu(cfg: Config) -> None:
                               'leave --launcher out')
         torch.distributed.init_process_group('gloo')
     cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
+
+
+def leave(runner: Runner) -> None:
+    """End the connection of a runner's processes once all are done; without any nothing is to be done.
+
+    Left to the end of the program, gloo's threads may still hold a tensor while Python ends, which aborts the process
+    (pytorch/pytorch#179291). The threads end with the last reference to the group, of which the wrapper around the
+    runner's model holds one: the runner keeps the model without it.
+    """
+    if torch.distributed.is_initialized():
+        runner.model = unwrap(runner.model)
+        gc.collect()
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def _as_torchrun():

@@ -23,7 +23,7 @@ from ..routing import OperatingPoint, without_budget
 from ..stage_config import dataset_type
 from ..visualization.route_local_visualizer import route_config
 from .command import take_operating_point
-from .distributed import distribute_on_cpu
+from .distributed import distribute_on_cpu, leave
 from .hooks.saver_summary_hook import summarise
 from .hooks.target_classes_hook import unwrap
 
@@ -71,6 +71,7 @@ def evaluate(cfg: Config,
         runner = Runner.from_cfg(cfg)
         with _dumped(runner, out):
             metrics = runner.test()
+        leave(runner)
     if runner.rank != 0:
         return None
     summary = summarise(unwrap(runner.model), metrics)
