@@ -10,6 +10,8 @@
     ├── DataError          an annotation file that cannot be evaluated (also a ValueError)
     ├── OperatingPointError an operating point that is damaged or was made for something else (also a ValueError)
     ├── GateError          a learned gate that is damaged or was fitted for something else (also a ValueError)
+    ├── ExportError        a detector that cannot be exported, or whose export differs from it
+    ├── BundleError        an exported cascade that is damaged, of another format, or cannot be run here (also a ValueError)
     ├── RecordError        a recording that cannot go on, or was begun for something else
     ├── ImageError         an image that cannot be read (also an OSError)
     └── UnsupportedOpError an operator that only mmcv's compiled module has (also a NotImplementedError)
@@ -59,6 +61,14 @@ class OperatingPointError(TinySaverError, ValueError):
 
 class GateError(TinySaverError, ValueError):
     """A learned gate that is damaged or was fitted for something else."""
+
+
+class ExportError(TinySaverError):
+    """A detector that cannot be exported, or whose export differs from it."""
+
+
+class BundleError(TinySaverError, ValueError):
+    """An exported cascade that is damaged, of another format, or cannot be run here."""
 
 
 class RecordError(TinySaverError):

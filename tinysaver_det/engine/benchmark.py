@@ -17,9 +17,9 @@ from rich.table import Table
 
 from ..checks import check_least
 from ..cost import parameters, peak_memory
-from ..datasets.image_files import image_files
 from ..errors import ConfigError
 from ..files import whole_file
+from ..image_files import image_files
 from ..models.packed import load_detector
 from ..routing import without_budget
 from ..routing.price import NEVER

@@ -24,9 +24,9 @@ from ..analysis.records import Results, read_ground_truth
 from ..analysis.walk import Walk
 from ..checks import check_least
 from ..cost import StageCost
-from ..datasets.image_files import image_files
 from ..errors import DataError
 from ..files import whole_file
+from ..image_files import image_files
 from ..merging.boxes import class_overlaps
 from ..models.packed import load_detector
 from ..models.speed import check_speed

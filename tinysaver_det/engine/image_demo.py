@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..checks import check_least
-from ..datasets.image_files import SUFFIXES, image_files
 from ..errors import ConfigError, ImageError
 from ..evaluation import SaverMetric
 from ..files import whole_file, whole_path
+from ..image_files import SUFFIXES, image_files
 from ..models.packed import load_detector
 from ..report import SaverSummary
 from ..visualization import route_visualizer

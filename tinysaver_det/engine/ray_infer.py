@@ -19,10 +19,10 @@ from mmengine.dataset import pseudo_collate
 
 from ..checks import check_least
 from ..command import uninterrupted
-from ..datasets.image_files import image_files
 from ..errors import ConfigError, DataError, ImageError, TinySaverError
 from ..evaluation.saver_metric import cascade_cost
 from ..files import read_json, whole_file, whole_folder
+from ..image_files import image_files
 from ..models.packed import load_detector
 from ..report import SaverSummary
 from .hooks.saver_summary_hook import summarise

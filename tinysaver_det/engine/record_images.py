@@ -13,8 +13,8 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from ..analysis.records import GroundTruth, read_ground_truth
-from ..datasets.image_files import image_files
 from ..errors import ConfigError, DataError
+from ..image_files import image_files
 from ..stage_config import scope_of
 from .evaluate import dataset_annotations, prepare_data
 from .hooks.target_classes_hook import match_classes

@@ -14,10 +14,9 @@ from mmengine.dataset import Compose
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 
 from ...errors import ConfigError, ImageError
+from ...image_files import check_array, check_whole
 from ...names import type_name
 from ...stage_config import read_stage_config, scope_of
-
-JPEG_START, JPEG_END = b'\xff\xd8', b'\xff\xd9'
 
 
 @TRANSFORMS.register_module()
@@ -152,17 +151,6 @@ class StagePipeline(BaseTransform):
         return f'{type(self).__name__}(name={self.name!r}, {self.loader}, {self.rest})'
 
 
-def check_array(image) -> None:
-    """Refuse an array that is not an (H, W, 3) image.
-
-    Raises:
-        ImageError: With the shape that was received.
-    """
-    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ImageError(f'an image array must have shape (height, width, 3), BGR, but has {image.shape}: convert it, '
-                         f'such as with cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) or cv2.COLOR_BGRA2BGR')
-
-
 def load_whole(load: Callable, results: dict, failure: str) -> dict:
     """Load an image file by a transform, with one sentence for a file that is missing, cut short or no image.
 
@@ -179,38 +167,6 @@ def load_whole(load: Callable, results: dict, failure: str) -> dict:
         return load(results)
     except Exception as e:
         raise ImageError(f'{failure}: {type(e).__name__}: {" ".join(str(e).split())}') from e
-
-
-def check_whole(path) -> None:
-    """Refuse a JPEG file that ends too early: decoders give its lost part as grey and say nothing.
-
-    Files that are not local and other formats are left to their decoder.
-
-    Raises:
-        ImageError: The file is missing or truncated.
-    """
-    path = os.fspath(path)
-    if '://' in path:
-        return
-    try:
-        with open(path, 'rb') as f:
-            start = f.read(2)
-            f.seek(0, os.SEEK_END)
-            size = f.tell()
-            f.seek(max(0, size - 2))
-            end = f.read(2)
-    except OSError as e:
-        raise ImageError(f'image {path} cannot be read: {e.strerror or e}') from e
-    if size == 0:
-        raise ImageError(f'image {path} is empty (0 bytes)')
-    if start == JPEG_START and end != JPEG_END:  # bytes behind the end are legal, so the decoder decides
-        from PIL import Image
-
-        try:
-            with Image.open(path) as image:
-                image.load()
-        except (OSError, SyntaxError) as e:
-            raise ImageError(f'image {path} is truncated ({size} bytes): {e}') from e
 
 
 def _loads_annotations(transform):
