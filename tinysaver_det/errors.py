@@ -11,7 +11,7 @@
     ├── OperatingPointError an operating point that is damaged or was made for something else (also a ValueError)
     ├── GateError          a learned gate that is damaged or was fitted for something else (also a ValueError)
     ├── ExportError        a detector that cannot be exported, or whose export differs from it
-    ├── BundleError        an exported cascade that is damaged, of another format, or cannot be run here (also a ValueError)
+    ├── BundleError        an exported cascade that is damaged or cannot be run here (also a ValueError)
     ├── RecordError        a recording that cannot go on, or was begun for something else
     ├── ImageError         an image that cannot be read (also an OSError)
     └── UnsupportedOpError an operator that only mmcv's compiled module has (also a NotImplementedError)

@@ -128,8 +128,8 @@ class OptionFile:
         size: The longer side of its input in pixels; None where it follows the image.
         preprocess: How its input is made.
         gflops: Of the shapes that were counted, 'HEIGHTxWIDTH' of the tensor: GFLOPs of it alone (1 multiply-add = 1).
-        gflops_per_cell: For other shapes the GFLOPs of one cell of the grid with each stride, by the stride as text, and
-            'image' for what doesn't depend on the shape; None where they are not known.
+        gflops_per_cell: For other shapes the GFLOPs of one cell of the grid with each stride, by the stride as text,
+            and 'image' for what doesn't depend on the shape; None where they are not known.
     """
 
     stage: str
