@@ -1,0 +1,125 @@
+"""Compare what was exported with what it was made of."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..detections import Detections
+from ..errors import ExportError
+from .heads import Graph
+
+# Of a box within 1000 pixels, and in proportion of one that goes further. Boxes below the score threshold are left out:
+# those of a trained detector differ by more, with torch's float32 from its float64, too.
+PIXELS = 1e-2
+SCORES = 1e-3
+OTHERS = 0.01  # share of boxes that only one of both may choose: where a score or an IoU is at its threshold
+
+
+@dataclass
+class Differences:
+    """The largest differences that were found.
+
+    Attributes:
+        pixels: Between coordinates of boxes, of those that go beyond 1000 pixels in thousandths of how far.
+        scores: Between scores.
+        boxes: How many boxes were compared.
+        others: How many only one of both has; of raw outputs: whose best class is another one.
+    """
+
+    pixels: float = 0.0
+    scores: float = 0.0
+    boxes: int = 0
+    others: int = 0
+
+    def note(self, pixels, scores, others=0) -> None:
+        """Take in the (N,) differences of N boxes."""
+        self.boxes += len(pixels)
+        self.others += int(others)
+        if len(pixels):
+            self.pixels, self.scores = max(self.pixels, float(pixels.max())), max(self.scores, float(scores.max()))
+
+    def check(self, what: str) -> None:
+        """Refuse too large ones.
+
+        Raises:
+            ExportError: They are.
+        """
+        if not (self.pixels <= PIXELS and self.scores <= SCORES):
+            raise ExportError(f'{what} differ from those of torch by up to {self.pixels:.3g} pixels and {self.scores:.3g}'
+                              f' in scores, where {PIXELS} and {SCORES} are allowed: nothing was written')
+        if self.others > max(1, OTHERS * self.boxes):
+            raise ExportError(f'{what} are other ones than those of torch in {self.others} of {self.boxes} cases: '
+                              'nothing was written')
+
+
+def compare_outputs(found: Differences, graph: Graph, run, images: torch.Tensor) -> None:
+    """Run a graph in torch and from its file on the same images.
+
+    Args:
+        found: Takes in the differences.
+        graph: It.
+        run: Its file as a function, see :func:`~tinysaver_det.export.graphs.session`.
+        images: (N, 3, H, W).
+
+    Raises:
+        ExportError: They give arrays of other shapes.
+    """
+    with torch.no_grad():
+        expected = {name: value.numpy() for name, value in zip(graph.outputs, graph(images))}
+    given = run(images.numpy())
+    for name, value in expected.items():
+        if name not in given or given[name].shape != value.shape:
+            raise ExportError(f'the graph gives {name} of shape {getattr(given.get(name), "shape", None)} for images of '
+                              f'shape {tuple(images.shape)}, and torch {value.shape}: nothing was written')
+    for name in [n for n in expected if n.startswith('boxes')]:
+        others = ['scores' + name[5:], 'factors' + name[5:]]
+        scores = np.max([_apart(expected[o], given[o]).reshape(*expected[name].shape[:2], -1).max(-1)
+                         for o in others if o in expected], 0)
+        best = np.maximum(expected['scores' + name[5:]], given['scores' + name[5:]])
+        chosen = (best.reshape(*scores.shape, -1) >= graph.postprocess.score_thr).any(-1)  # that can be
+        pixels = np.where(chosen, _pixels(expected[name], given[name]), 0)
+        labels = int((chosen & (expected['labels'] != given['labels'])).sum()) if 'labels' in expected else 0
+        found.note(pixels.ravel(), scores.ravel(), labels)
+
+
+def compare_detections(found: Differences, expected: Detections, given: Detections) -> None:
+    """Compare two answers to an image, box by box with the one of its class that it overlaps.
+
+    Args:
+        found: Takes in the differences, in pixels of the image.
+        expected, given: torch's and the runtime's.
+    """
+    left = 0
+    for label in np.union1d(expected.labels, given.labels):
+        a, b = (np.flatnonzero(d.labels == label) for d in (expected, given))
+        boxes_a, boxes_b = expected.bboxes[a].astype(np.float64), given.bboxes[b].astype(np.float64)
+        apart = np.abs(boxes_a[:, None] - boxes_b).max(-1) + np.abs(expected.scores[a][:, None] - given.scores[b])
+        side = (boxes_a[:, 2:] - boxes_a[:, :2]).max(-1) if len(a) else np.zeros(0)
+        pairs = []
+        for i, j in zip(*np.unravel_index(np.argsort(apart, axis=None), apart.shape)):
+            if apart[i, j] > 1 + 0.05 * side[i]:
+                break
+            if all(i != k and j != m for k, m in pairs):
+                pairs.append((i, j))
+        left += len(a) + len(b) - 2 * len(pairs)
+        if pairs:
+            i, j = np.transpose(pairs)
+            found.note(_pixels(boxes_a[i], boxes_b[j]), np.abs(expected.scores[a[i]] - given.scores[b[j]]))
+    found.others += left
+
+
+def _apart(expected, given):
+    with np.errstate(invalid='ignore'):
+        apart = np.abs(expected - given)
+    # Weights that give no number do so in both; where they do so in one, it is a difference.
+    same = (expected == given) | (np.isnan(expected) & np.isnan(given))
+    return np.where(same, 0, np.where(np.isnan(apart), np.inf, apart))
+
+
+def _pixels(expected, given):
+    expected, given = expected.astype(np.float64), given.astype(np.float64)
+    apart = _apart(expected, given).max(-1)
+    reach = np.abs(expected).max(-1)
+    with np.errstate(invalid='ignore'):
+        return np.where(reach > 1000, apart * 1000 / reach, apart)

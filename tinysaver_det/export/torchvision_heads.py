@@ -1,0 +1,106 @@
+"""Graphs of torchvision's one-stage detectors."""
+
+import torch
+from torchvision.models import detection
+from torchvision.models.detection.image_list import ImageList
+
+from ..errors import ExportError
+from ..runtime.bundle import Postprocess
+from .heads import Graph
+
+# torchvision.ops.boxes.batched_nms on the CPU: up to 4,000 numbers in one pass over boxes that are moved apart by class.
+SPLIT_THR = 1000
+
+
+class TorchvisionGraph(Graph):
+    """A network of torchvision without its transform.
+
+    Attributes:
+        first (int): The first of its labels that has scores.
+    """
+
+    first = 0
+
+    def __init__(self, model, levels, kind, count):
+        super().__init__(model)
+        self.labels = count
+        self.outputs = tuple(f'{what}_{level}' for level in range(levels) for what in ('boxes', 'scores'))
+        own = model.model
+        self.postprocess = Postprocess(
+            kind, score_thr=float(own.score_thresh), iou_thr=float(own.nms_thresh), nms_pre=int(own.topk_candidates),
+            clip=True, rescale_first=False, max_per_image=int(own.detections_per_img), split_thr=SPLIT_THR)
+
+    def label_names(self):
+        return self.model._labels[self.first:].tolist()
+
+    def _outputs(self, images):
+        """What the head gives, the anchors (P, 4), and the sizes of the levels' maps."""
+        own = self.model.model
+        features = list(own.backbone(images).values())
+        found = own.head(features)
+        anchors = own.anchor_generator(ImageList(images, [(0, 0)]), features)[0]
+        return found, anchors, [f.shape[-2] * f.shape[-1] for f in features]
+
+    def _boxes(self, predicted, anchors):
+        batch = predicted.shape[0]
+        anchors = anchors[None].expand(batch, -1, -1).reshape(-1, 4)
+        return self._decode(predicted.reshape(-1, 4), anchors).reshape(batch, -1, 4)
+
+    def _decode(self, predicted, anchors):
+        return self.model.model.box_coder.decode_single(predicted, anchors)
+
+
+class RetinaNetGraph(TorchvisionGraph):
+    """torchvision's RetinaNet."""
+
+    def forward(self, images):
+        found, anchors, cells = self._outputs(images)
+        each = self.model.model.anchor_generator.num_anchors_per_location()[0]
+        boxes, scores = self._boxes(found['bbox_regression'], anchors), self._scores(found)
+        out, start = [], 0
+        for count in cells:
+            out += [boxes[:, start:start + count * each], scores[:, start:start + count * each]]
+            start = start + count * each
+        return tuple(out)
+
+    def _scores(self, found):
+        return found['cls_logits'].sigmoid()
+
+
+class FCOSGraph(RetinaNetGraph):
+    """torchvision's FCOS, whose scores are geometric means with the centerness."""
+
+    def _scores(self, found):
+        return (found['cls_logits'].sigmoid() * found['bbox_ctrness'].sigmoid()).sqrt()
+
+    def _decode(self, predicted, anchors):
+        return self.model.model.box_coder.decode(predicted, anchors)
+
+
+class SSDGraph(TorchvisionGraph):
+    """torchvision's SSD and SSDLite."""
+
+    first = 1  # 0 is the background
+
+    def forward(self, images):
+        found, anchors, _ = self._outputs(images)
+        return self._boxes(found['bbox_regression'], anchors), found['cls_logits'].softmax(-1)[..., 1:]
+
+
+def torchvision_graph(model, name: str) -> TorchvisionGraph:
+    """The graph of a TorchvisionDetector.
+
+    Raises:
+        ExportError: It is none of those that are exported.
+    """
+    own = model.model
+    kind = type(own)
+    if kind in (detection.RetinaNet, detection.FCOS):
+        made = RetinaNetGraph if kind is detection.RetinaNet else FCOSGraph
+        return made(model, len(own.anchor_generator.sizes), 'per_level', len(model._labels))
+    if kind is detection.SSD:
+        return SSDGraph(model, 1, 'per_class', len(model._labels) - 1)
+    two_stage = isinstance(own, detection.FasterRCNN)
+    raise ExportError(f"{name} is a {kind.__name__} of torchvision, " + (
+        "a two-stage detector: its second stage works on as many boxes as the first finds, which is out of this "
+        "exporter's scope" if two_stage else 'which is not exported: RetinaNet, FCOS and SSD are'))
