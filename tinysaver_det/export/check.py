@@ -46,8 +46,9 @@ class Differences:
             ExportError: They are.
         """
         if not (self.pixels <= PIXELS and self.scores <= SCORES):
-            raise ExportError(f'{what} differ from those of torch by up to {self.pixels:.3g} pixels and {self.scores:.3g}'
-                              f' in scores, where {PIXELS} and {SCORES} are allowed: nothing was written')
+            raise ExportError(f'{what} differ from those of torch by up to {self.pixels:.3g} pixels and '
+                              f'{self.scores:.3g} in scores, where {PIXELS} and {SCORES} are allowed: nothing was '
+                              'written')
         if self.others > max(1, OTHERS * self.boxes):
             raise ExportError(f'{what} are other ones than those of torch in {self.others} of {self.boxes} cases: '
                               'nothing was written')
@@ -70,8 +71,9 @@ def compare_outputs(found: Differences, graph: Graph, run, images: torch.Tensor)
     given = run(images.numpy())
     for name, value in expected.items():
         if name not in given or given[name].shape != value.shape:
-            raise ExportError(f'the graph gives {name} of shape {getattr(given.get(name), "shape", None)} for images of '
-                              f'shape {tuple(images.shape)}, and torch {value.shape}: nothing was written')
+            raise ExportError(f'for images of shape {tuple(images.shape)} the graph gives {name} of shape '
+                              f'{getattr(given.get(name), "shape", None)}, and torch {value.shape}: nothing was '
+                              'written')
     for name in [n for n in expected if n.startswith('boxes')]:
         others = ['scores' + name[5:], 'factors' + name[5:]]
         scores = np.max([_apart(expected[o], given[o]).reshape(*expected[name].shape[:2], -1).max(-1)

@@ -242,10 +242,8 @@ def _answers(detector, number, images):
 
 
 def _check_detections(bundle, runs, images, answers):
-    try:
-        from ..runtime import Cascade
-    except ImportError:
-        return {}
+    from ..runtime import Cascade
+
     cascade = Cascade(bundle, runs)
     found = {}
     for k, option in enumerate(bundle.options):

@@ -11,6 +11,8 @@ from ..models import TinySaverDetector, TorchvisionDetector
 from ..runtime.bundle import Postprocess
 
 CODERS = (DeltaXYWHBBoxCoder, DistancePointBBoxCoder, TBLRBBoxCoder)
+TWO_STAGE = ("a two-stage detector: its second stage works on as many boxes as the first finds, which is out of this "
+             "exporter's scope")
 
 
 class Graph(torch.nn.Module):
@@ -126,8 +128,7 @@ def graph_of(model, name: str) -> Graph:
         return torchvision_graph(model, name)
     kind = type(model)
     if isinstance(model, TwoStageDetector):
-        raise ExportError(f'{name} is a {kind.__name__}, a two-stage detector: its second stage works on as many boxes '
-                          "as the first finds, which is out of this exporter's scope")
+        raise ExportError(f'{name} is a {kind.__name__}, {TWO_STAGE}')
     if not isinstance(model, SingleStageDetector) or kind.predict is not SingleStageDetector.predict \
             or kind.extract_feat is not SingleStageDetector.extract_feat or getattr(model, 'with_mask', False):
         raise ExportError(f'{name} is a {kind.__name__}, whose way from an image to its boxes is not exported: those '

@@ -1,14 +1,14 @@
 """Graphs of torchvision's one-stage detectors."""
 
-import torch
 from torchvision.models import detection
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD
 
 from ..errors import ExportError
 from ..runtime.bundle import Postprocess
-from .heads import Graph
+from .heads import TWO_STAGE, Graph
 
-# torchvision.ops.boxes.batched_nms on the CPU: up to 4,000 numbers in one pass over boxes that are moved apart by class.
+# Of torchvision.ops.batched_nms on the CPU: up to 4,000 numbers in one pass over boxes that are moved apart by class.
 SPLIT_THR = 1000
 
 
@@ -98,9 +98,8 @@ def torchvision_graph(model, name: str) -> TorchvisionGraph:
     if kind in (detection.RetinaNet, detection.FCOS):
         made = RetinaNetGraph if kind is detection.RetinaNet else FCOSGraph
         return made(model, len(own.anchor_generator.sizes), 'per_level', len(model._labels))
-    if kind is detection.SSD:
+    if kind is SSD:
         return SSDGraph(model, 1, 'per_class', len(model._labels) - 1)
-    two_stage = isinstance(own, detection.FasterRCNN)
-    raise ExportError(f"{name} is a {kind.__name__} of torchvision, " + (
-        "a two-stage detector: its second stage works on as many boxes as the first finds, which is out of this "
-        "exporter's scope" if two_stage else 'which is not exported: RetinaNet, FCOS and SSD are'))
+    two_stage = isinstance(own, detection.faster_rcnn.GeneralizedRCNN)
+    raise ExportError(f'{name} is a {kind.__name__} of torchvision, ' + (
+        TWO_STAGE if two_stage else 'which is not exported: RetinaNet, FCOS and SSD are'))
