@@ -86,6 +86,12 @@ def best(scores: np.ndarray, count: Optional[int]) -> np.ndarray:
     return descending(scores)
 
 
+def at_most(value: float) -> np.float32:
+    """The largest float32 that isn't above a number: a float32 is above one exactly where it is above the other."""
+    found = np.float32(value)
+    return np.nextafter(found, np.float32(-np.inf)) if float(found) > value else found
+
+
 def _overlapping(boxes, area, first, second, threshold, groups):
     """Places in ``first`` and in ``second`` of boxes whose IoU is above the threshold."""
     a, b = boxes[first].T[:, :, None], boxes[second].T[:, None]
