@@ -60,7 +60,7 @@ def compare_outputs(found: Differences, graph: Graph, run, images: torch.Tensor)
     Args:
         found: Takes in the differences.
         graph: It.
-        run: Its file as a function, see :func:`~tinysaver_det.export.graphs.session`.
+        run: Its file as a function, see :class:`~tinysaver_det.runtime.graph.Graph`.
         images: (N, 3, H, W).
 
     Raises:

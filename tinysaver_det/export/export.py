@@ -22,11 +22,13 @@ from ..files import whole_file, whole_folder
 from ..models.packed import load_detector
 from ..models.stage import to_detections
 from ..routing import build_policy
+from ..runtime import Cascade
 from ..runtime.bundle import FILE, Bundle, OptionFile, StageFile, sha256_of
+from ..runtime.graph import Graph as RuntimeGraph
 from ..stage_config import config_classes, read_stage_config, stage_configs, stage_label
 from .check import Differences, compare_detections, compare_outputs
 from .costs import gflops_per_cell
-from .graphs import require_packages, session, write_graph
+from .graphs import require_packages, write_graph
 from .heads import graph_of
 from .images import check_images
 from .preprocess import fixed_shape, preprocess_of
@@ -140,7 +142,7 @@ def fill_folder(folder: str, cfg: Config, detector, images: Optional[str] = None
         path = osp.join(folder, file)
         write_graph(graph, path, _traced(inputs) if free else next(iter(shapes)), free, key)
         steps()
-        runs[key] = session(path)
+        runs[key] = RuntimeGraph(path, key, ['CPU'], torch.get_num_threads())
         found.raw[key] = _check_raw(graph, runs[key], inputs, free)
         found.raw[key].check(f'boxes of the graph of {key}')
         steps()
@@ -242,8 +244,6 @@ def _answers(detector, number, images):
 
 
 def _check_detections(bundle, runs, images, answers):
-    from ..runtime import Cascade
-
     cascade = Cascade(bundle, runs)
     found = {}
     for k, option in enumerate(bundle.options):

@@ -64,18 +64,6 @@ def write_graph(graph: Graph, path: str, shape, free: bool, name: str) -> None:
         raise ExportError(f'torch wrote nothing for {name}')
 
 
-def session(path: str):
-    """A graph's file as a function of images, (N, 3, H, W) float32, that gives arrays by name."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    made = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
-    names = [o.name for o in made.get_outputs()]
-    return lambda images: dict(zip(names, made.run(names, {'images': images})))
-
-
 @contextlib.contextmanager
 def _silence():
     """Inside, nothing is printed, warned or logged: the exporter says much that no user can use."""
