@@ -29,11 +29,12 @@ from ..stage_config import config_classes, read_stage_config, stage_configs, sta
 from .check import Differences, compare_detections, compare_outputs
 from .costs import gflops_per_cell
 from .graphs import require_packages, write_graph
-from .heads import graph_of
+from .heads import graph_of, refuse_detector
 from .images import check_images
 from .preprocess import fixed_shape, preprocess_of
 
 PACKAGES = ('torch', 'torchvision', 'mmdet', 'mmengine', 'mmcv', 'mmcv-lite', 'onnx', 'onnxscript', 'onnxruntime')
+RAW = 4  # images on which what the graphs give is compared; detections are on all
 
 
 @dataclass
@@ -93,8 +94,9 @@ def export(cfg: Config, out: str, checkpoint: Optional[str] = None, images: Opti
                 stage.pop('speed', None)  # a graph is made of the plain detector
         detector = load_detector(cfg, checkpoint, 'cpu')
         classes = config_classes(cfg)
-        if classes is not None and not detector.fixed_target_classes:  # as a test does
-            detector.target_classes = classes
+        if classes is not None and not detector.fixed_target_classes \
+                and all(c in stage.classes for stage in detector.stages.values() for c in classes):
+            detector.target_classes = classes  # as a test does, which refuses others
         found = fill_folder(folder, cfg, detector, images, progress, quiet, change_saver)
     found.folder = osp.abspath(out)
     found.bundle = replace(found.bundle, folder=found.folder)
@@ -127,17 +129,19 @@ def fill_folder(folder: str, cfg: Config, detector, images: Optional[str] = None
         merge=detector.merge.to_dict(), alignment=None if detector.alignment is None else detector.alignment.to_dict(),
         operating_point=None if detector.operating_point is None else detector.operating_point.to_dict())
     configs, weights = stage_configs(cfg.model), detector.weights_checksums()
-    graphs = {key: graph_of(detector.get_submodule(key), key).eval() for key in detector.stages}
+    for key in detector.stages:
+        refuse_detector(detector.get_submodule(key), key)
     options = _options(detector, configs)
     paths, text = check_images(cfg, detector, images, quiet)
     found = Exported(folder, images=text)
-    steps = Steps(2 * len(graphs) + len(options), progress)
+    steps = Steps(2 * len(detector.stages) + len(options), progress)
     stages, runs = {}, {}
-    for key, graph in graphs.items():
+    for key in detector.stages:
         mine = [(k, o) for k, o in enumerate(options) if o.stage == key]
         shapes = {fixed_shape(o.preprocess) for _, o in mine}
         free = None in shapes or len(shapes) > 1
-        inputs = [[_tensor(detector, k, image) for image in paths] for k, _ in mine]
+        inputs = [[_tensor(detector, k, image) for image in paths[:RAW]] for k, _ in mine]
+        graph = graph_of(detector.get_submodule(key), key, inputs[0][0])
         file = f'{key}.onnx'
         path = osp.join(folder, file)
         write_graph(graph, path, _traced(inputs) if free else next(iter(shapes)), free, key)
@@ -146,10 +150,10 @@ def fill_folder(folder: str, cfg: Config, detector, images: Optional[str] = None
         found.raw[key] = _check_raw(graph, runs[key], inputs, free)
         found.raw[key].check(f'boxes of the graph of {key}')
         steps()
-        known = detector.stages[key]._map.tolist()
+        known = detector.stages[key].label_map
         stages[key] = StageFile(
             name=stage_label(configs[key], key), graph=file, sha256=sha256_of(path), weights=weights[key],
-            precision='float32', labels=[known[i] if i >= 0 else -1 for i in graph.label_names()],
+            precision='float32', labels=[known[i] if i >= 0 else -1 for i in graph.classes],
             parameters=sum(p.numel() for p in graph.model.parameters()), postprocess=graph.postprocess)
     answers = []
     for k, option in enumerate(options):

@@ -13,6 +13,7 @@ from ..runtime.bundle import Postprocess
 CODERS = (DeltaXYWHBBoxCoder, DistancePointBBoxCoder, TBLRBBoxCoder)
 TWO_STAGE = ("a two-stage detector: its second stage works on as many boxes as the first finds, which is out of this "
              "exporter's scope")
+STEPS = ('predict', 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')  # of a head, to its boxes
 
 
 class Graph(torch.nn.Module):
@@ -20,6 +21,11 @@ class Graph(torch.nn.Module):
 
     Its ``forward`` takes images (N, 3, H, W) and gives a tuple of what :attr:`outputs` names, as
     :mod:`tinysaver_det.runtime.bundle` says.
+
+    Args:
+        model: The detector.
+        name: Of the stage, for messages.
+        images: (1, 3, H, W), an input of it.
 
     Attributes:
         outputs (tuple[str]): Names of what it gives.
@@ -31,7 +37,8 @@ class Graph(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def label_names(self):
+    @property
+    def classes(self) -> list:
         """Of each label the class's index among the detector's, or -1."""
         return list(range(self.labels))
 
@@ -39,10 +46,10 @@ class Graph(torch.nn.Module):
 class DenseGraph(Graph):
     """A detector whose head is one of mmdet's that choose boxes by level as BaseDenseHead does."""
 
-    def __init__(self, model, name):
+    def __init__(self, model, name, images):
         super().__init__(model)
         head = model.bbox_head
-        if getattr(head.loss_cls, 'custom_cls_channels', False):
+        if getattr(getattr(head, 'loss_cls', None), 'custom_cls_channels', False):
             raise ExportError(f'{type(head.loss_cls).__name__} of {name} makes scores in a way of its own, which is '
                               'not exported')
         if type(head.bbox_coder) not in CODERS or head.bbox_coder.encode_size != 4:
@@ -52,7 +59,7 @@ class DenseGraph(Graph):
         self.postprocess = _dense_postprocess(head, name)
         levels = head.prior_generator.num_levels
         with torch.no_grad():  # whether there are score factors, the head doesn't say otherwise
-            self._factors = len(self._head(torch.zeros(1, 3, 64, 64, device=next(model.parameters()).device))) > 2
+            self._factors = len(self._head(images)) > 2
         kinds = ('boxes', 'scores', 'factors') if self._factors else ('boxes', 'scores')
         self.outputs = tuple(f'{kind}_{level}' for level in range(levels) for kind in kinds)
 
@@ -93,7 +100,7 @@ class YOLOXGraph(Graph):
 
     outputs = ('boxes', 'scores', 'labels')
 
-    def __init__(self, model, name):
+    def __init__(self, model, name, images):
         super().__init__(model)
         head = model.bbox_head
         self.labels = head.cls_out_channels
@@ -110,8 +117,22 @@ class YOLOXGraph(Graph):
         return head._bbox_decode(priors, torch.cat([_flat(b, 4) for b in boxes], 1)), best * objects, labels
 
 
-def graph_of(model, name: str) -> Graph:
+def graph_of(model, name: str, images: torch.Tensor) -> Graph:
     """The graph of a stage's detector.
+
+    Args:
+        model: The detector.
+        name: Of the stage, for messages.
+        images: (1, 3, H, W), an input of it.
+
+    Raises:
+        ExportError: It is none of those that are exported.
+    """
+    return refuse_detector(model, name)(model, name, images).eval()
+
+
+def refuse_detector(model, name: str) -> type:
+    """The class of a detector's graph.
 
     Args:
         model: The detector.
@@ -130,21 +151,18 @@ def graph_of(model, name: str) -> Graph:
     if isinstance(model, TwoStageDetector):
         raise ExportError(f'{name} is a {kind.__name__}, {TWO_STAGE}')
     if not isinstance(model, SingleStageDetector) or kind.predict is not SingleStageDetector.predict \
-            or kind.extract_feat is not SingleStageDetector.extract_feat or getattr(model, 'with_mask', False):
+            or kind.extract_feat is not SingleStageDetector.extract_feat:
         raise ExportError(f'{name} is a {kind.__name__}, whose way from an image to its boxes is not exported: those '
                           "of mmdet's one-stage detectors with a dense head are")
     head = type(model.bbox_head)
-    chooses = tuple(getattr(head, f, None) for f in ('predict', 'predict_by_feat', '_predict_by_feat_single',
-                                                     '_bbox_post_process'))
-    dense = (BaseDenseHead.predict, BaseDenseHead.predict_by_feat, BaseDenseHead._predict_by_feat_single,
-             BaseDenseHead._bbox_post_process)
+    chooses = tuple(getattr(head, f, None) for f in STEPS)
+    dense = tuple(getattr(BaseDenseHead, f) for f in STEPS)
     if chooses == dense:
-        return DenseGraph(model, name)
-    if chooses == (*dense[:2], GFLHead._predict_by_feat_single, dense[3]):
-        return GFLGraph(model, name)
-    if (chooses[0], chooses[1], chooses[3]) == (BaseDenseHead.predict, YOLOXHead.predict_by_feat,
-                                                YOLOXHead._bbox_post_process):
-        return YOLOXGraph(model, name)
+        return DenseGraph
+    if chooses == tuple(getattr(GFLHead, f) for f in STEPS):
+        return GFLGraph
+    if chooses == tuple(getattr(YOLOXHead, f) for f in STEPS):
+        return YOLOXGraph
     raise ExportError(f'the {head.__name__} of {name} chooses boxes in a way of its own, which is not exported: '
                       'exported are heads that do it as BaseDenseHead, GFLHead or YOLOXHead')
 

@@ -1,6 +1,7 @@
 """Graphs of torchvision's one-stage detectors."""
 
 from torchvision.models import detection
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
@@ -16,21 +17,26 @@ class TorchvisionGraph(Graph):
     """A network of torchvision without its transform.
 
     Attributes:
-        first (int): The first of its labels that has scores.
+        first (int): The first of torchvision's labels that has scores.
+        kind (str): Of its postprocessing.
     """
 
     first = 0
+    kind = 'per_level'
 
-    def __init__(self, model, levels, kind, count):
+    def __init__(self, model, name, images):
         super().__init__(model)
-        self.labels = count
-        self.outputs = tuple(f'{what}_{level}' for level in range(levels) for what in ('boxes', 'scores'))
+        self.labels = len(model._labels) - self.first
         own = model.model
+        levels = len(own.anchor_generator.sizes) if self.kind == 'per_level' else 1
+        self.outputs = tuple(f'{what}_{level}' for level in range(levels) for what in ('boxes', 'scores'))
         self.postprocess = Postprocess(
-            kind, score_thr=float(own.score_thresh), iou_thr=float(own.nms_thresh), nms_pre=int(own.topk_candidates),
-            clip=True, rescale_first=False, max_per_image=int(own.detections_per_img), split_thr=SPLIT_THR)
+            self.kind, score_thr=float(own.score_thresh), iou_thr=float(own.nms_thresh),
+            nms_pre=int(own.topk_candidates), clip=True, rescale_first=False,
+            max_per_image=int(own.detections_per_img), split_thr=SPLIT_THR)
 
-    def label_names(self):
+    @property
+    def classes(self):
         return self.model._labels[self.first:].tolist()
 
     def _outputs(self, images):
@@ -81,25 +87,22 @@ class SSDGraph(TorchvisionGraph):
     """torchvision's SSD and SSDLite."""
 
     first = 1  # 0 is the background
+    kind = 'per_class'
 
     def forward(self, images):
         found, anchors, _ = self._outputs(images)
         return self._boxes(found['bbox_regression'], anchors), found['cls_logits'].softmax(-1)[..., 1:]
 
 
-def torchvision_graph(model, name: str) -> TorchvisionGraph:
-    """The graph of a TorchvisionDetector.
+def torchvision_graph(model, name: str) -> type:
+    """The class of a TorchvisionDetector's graph.
 
     Raises:
         ExportError: It is none of those that are exported.
     """
-    own = model.model
-    kind = type(own)
-    if kind in (detection.RetinaNet, detection.FCOS):
-        made = RetinaNetGraph if kind is detection.RetinaNet else FCOSGraph
-        return made(model, len(own.anchor_generator.sizes), 'per_level', len(model._labels))
-    if kind is SSD:
-        return SSDGraph(model, 1, 'per_class', len(model._labels) - 1)
-    two_stage = isinstance(own, detection.faster_rcnn.GeneralizedRCNN)
+    kind = type(model.model)
+    for known, graph in ((detection.RetinaNet, RetinaNetGraph), (detection.FCOS, FCOSGraph), (SSD, SSDGraph)):
+        if kind is known:
+            return graph
     raise ExportError(f'{name} is a {kind.__name__} of torchvision, ' + (
-        TWO_STAGE if two_stage else 'which is not exported: RetinaNet, FCOS and SSD are'))
+        TWO_STAGE if issubclass(kind, GeneralizedRCNN) else 'which is not exported: RetinaNet, FCOS and SSD are'))

@@ -110,6 +110,11 @@ class Stage:
         self._map = torch.tensor([index.get(c, -1) for c in self.classes])
         self._identity = tuple(target) == self.classes
 
+    @property
+    def label_map(self) -> list:
+        """Of each label the index among the target classes, or -1."""
+        return self._map.tolist()
+
     def to_target(self, instances):
         """The stage's instances with finite values and target classes only, relabelled.
 
