@@ -141,6 +141,22 @@ class Results:
     def __len__(self):
         return len(self.scores)
 
+    @classmethod
+    def of(cls, name: str, detections: Sequence[Detections]) -> 'Results':
+        """What a model found just now.
+
+        Args:
+            name: Of the model.
+            detections: Of each image of the ground truth, in its order, with its labels.
+        """
+        boxes = np.concatenate([np.zeros((0, 4)), *(d.bboxes.astype(np.float64) for d in detections)])
+        boxes[:, 2:] -= boxes[:, :2]
+        counts = [len(d) for d in detections]
+        return cls(name, np.repeat(np.arange(len(counts)), counts),
+                   np.concatenate([np.zeros(0, np.int64), *(d.labels for d in detections)]), boxes,
+                   np.concatenate([np.zeros(0), *(d.scores.astype(np.float64) for d in detections)]), len(counts),
+                   np.flatnonzero(np.array(counts) == 0), dropped=np.array([d.dropped for d in detections]))
+
     @property
     def negative(self) -> int:
         """Boxes of negative width or height. Heads without NMS give some; as in pycocotools they hit nothing."""
