@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from tinysaver_det.engine.benchmark_loops import MODES, _difference, _speed, benchmark_loops
+from tinysaver_det.engine.benchmark import box_difference
+from tinysaver_det.engine.benchmark_loops import MODES, _speed, benchmark_loops
 from tinysaver_det.errors import CheckpointError, ConfigError
 
 
@@ -50,6 +51,6 @@ def test_lists_of_another_length_are_seen_wherever_they_stand():
 def test_boxes_are_compared_with_the_nearest_of_their_class():
     boxes = np.array([[0.0, 0, 5, 5], [1, 1, 6, 6], [1, 1, 6, 6.5]])
     labels = np.array([0, 1, 1])
-    assert _difference((boxes, labels), (boxes[[2, 0, 1]], labels[[2, 0, 1]])) == 0
-    assert _difference((boxes, labels), (boxes + 0.25, labels)) == 0.25
-    assert _difference((boxes[:0], labels[:0]), (boxes[:0], labels[:0])) == 0
+    assert box_difference(boxes, labels, boxes[[2, 0, 1]], labels[[2, 0, 1]]) == 0
+    assert box_difference(boxes, labels, boxes + 0.25, labels) == 0.25
+    assert box_difference(boxes[:0], labels[:0], boxes[:0], labels[:0]) == 0

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tinysaver_det.detections import Detections
 from tinysaver_det.engine.benchmark_switches import _differences, benchmark_switches, parse_switches
 from tinysaver_det.engine.evaluate import evaluate
 from tinysaver_det.errors import ConfigError, DataError
@@ -39,7 +40,7 @@ def test_switches_are_timed_and_compared(config, photos, tmp_path, capsys):
 def test_differences_of_boxes():
     def image(*rows):
         rows = np.array(rows, np.float64).reshape(-1, 6)
-        return 0, dict.fromkeys(('saver', 'base'), (rows[:, :4], rows[:, 4], rows[:, 5].astype(int)))
+        return 0, dict.fromkeys(('saver', 'base'), Detections(rows[:, :4], rows[:, 4], rows[:, 5], (50, 50)))
 
     first = image([0, 0, 10, 10, 0.9, 0], [20, 20, 40, 40, 0.5, 1], [0, 0, 5, 5, 0.04, 0])
     second = image([20, 20, 40, 42, 0.4, 1], [0, 0, 10, 10, 0.9, 1])

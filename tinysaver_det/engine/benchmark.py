@@ -175,6 +175,24 @@ def _measure(detector, images, batch_size, rounds, settings, device, progress):
                  {n: sum(s) for n, s in shares.items()}, shares, ratio)
 
 
+def box_difference(boxes, labels, others, their_labels) -> float:
+    """Largest difference of a coordinate between boxes and the nearest of other boxes of the same class.
+
+    Args:
+        boxes, others: (N, 4) and (M, 4).
+        labels, their_labels: (N,) and (M,).
+
+    Returns:
+        float: NaN where there are not equally many boxes.
+    """
+    if len(boxes) != len(others):
+        return float('nan')
+    if not len(boxes):
+        return 0.0
+    apart = np.abs(boxes[:, None] - others).max(axis=2)
+    return float(np.where(labels[:, None] == their_labels, apart, np.inf).min(axis=1).max())
+
+
 def wait_for(device) -> None:
     """Let a GPU finish what it was given, before the clock is read."""
     if device.type == 'cuda':

@@ -29,7 +29,7 @@ from ..report.summary import plain
 from ..routing import without_budget
 from ..runtime.benchmark_worker import Worker
 from ..runtime.bundle import Bundle
-from .benchmark import knob_values
+from .benchmark import box_difference, knob_values
 
 MODES = ('mmdet, base alone', 'mmdet, cascade', 'bundle, base alone', 'bundle, cascade')
 
@@ -230,19 +230,10 @@ def _quality(key, answers, truth: Optional[GroundTruth], classes):
     first = answers[key[0].replace('bundle', 'mmdet'), key[1]]
     alike = [(a, b) for (option, a), (its, b) in zip(first, own) if option == its]
     return dict(handover=handover, mean_ap=mean_ap, routed_alike=len(alike) / len(own),
-                box_difference=float(np.max([0.0, *(_difference(a, b) for a, b in alike)])),
+                box_difference=float(np.max([0.0, *(box_difference(a.bboxes, a.labels, b.bboxes, b.labels)
+                                                  for a, b in alike)])),
                 score_difference=float(np.max([0.0, *(np.abs(a.scores - b.scores).max(initial=0) if len(a) == len(b)
                                                       else np.nan for a, b in alike)])))
-
-
-def _difference(a, b):
-    """Largest difference between boxes of ``a`` and the nearest of ``b`` of the same class."""
-    if len(a) != len(b):
-        return float('nan')
-    if not len(a):
-        return 0.0
-    apart = np.abs(a.bboxes[:, None] - b.bboxes).max(axis=2)
-    return float(np.where(a.labels[:, None] == b.labels, apart, np.inf).min(axis=1).max())
 
 
 def _speed(mode, batch_size, asked, images, timings, cold_start, quality):

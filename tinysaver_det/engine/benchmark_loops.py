@@ -29,7 +29,7 @@ from ..files import whole_file
 from ..report.console import console
 from ..report.summary import plain
 from ..routing import without_budget
-from .benchmark import knob_values
+from .benchmark import box_difference, knob_values
 from .evaluate import prepared
 from .hooks.target_classes_hook import unwrap
 
@@ -227,17 +227,7 @@ def _speed(mode, batch_size, runs, plain):
         statistics.median(p['seconds'] / r['seconds'] for r, p in zip(runs, plain)),
         max(r['memory'] for r in runs), runs[0]['mean_ap'],
         runs[0]['mean_ap'] - plain[0]['mean_ap'] if known else None,
-        float(np.max([0.0, *(_difference(first[i][1:], ours[i][1:]) for i in alike)])), len(alike) / len(first))
-
-
-def _difference(a, b):
-    """Largest difference between boxes of ``a`` and the nearest of ``b``, each (boxes, labels)."""
-    if len(a[0]) != len(b[0]):
-        return float('nan')
-    if not len(a[0]):
-        return 0.0
-    apart = np.abs(a[0][:, None] - b[0]).max(axis=2)
-    return float(np.where(a[1][:, None] == b[1], apart, np.inf).min(axis=1).max())
+        float(np.max([0.0, *(box_difference(*first[i][1:], *ours[i][1:]) for i in alike)])), len(alike) / len(first))
 
 
 def _print(found, rounds):

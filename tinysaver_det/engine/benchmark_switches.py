@@ -30,6 +30,7 @@ from ..image_files import image_files
 from ..merging.boxes import class_overlaps
 from ..models.packed import load_detector
 from ..models.speed import check_speed
+from ..models.stage import to_detections
 from ..stage_config import stage_configs
 from .benchmark import runs_alone, wait_for
 
@@ -189,7 +190,7 @@ def _time(detectors, images, batch_size, rounds, device, progress):
 
 @torch.no_grad()
 def _answers(detector, images, batch_size, progress, text):
-    """(option, {'saver', 'base', 'cascade': (boxes, scores, labels)}) of each image."""
+    """(option, {'saver', 'base', 'cascade': Detections}) of each image."""
     detector.keep_stages = True
     pipeline = detector.stages['saver'].pipeline
     found = []
@@ -197,16 +198,11 @@ def _answers(detector, images, batch_size, progress, text):
     for start in range(0, len(images), batch_size):
         batch = images[start:start + batch_size]
         for s in detector.test_step(pseudo_collate([pipeline.read(i) for i in batch])):
-            found.append((s.option, {name: _arrays(instances) for name, instances in (
+            found.append((s.option, {name: to_detections(instances, s.ori_shape) for name, instances in (
                 ('saver', s.saver_instances), ('base', s.base_instances), ('cascade', s.pred_instances))}))
         progress.advance(task, len(batch))
     detector.keep_stages = False
     return found
-
-
-def _arrays(instances):
-    return (instances.bboxes.double().cpu().numpy(), instances.scores.double().cpu().numpy(),
-            instances.labels.cpu().numpy())
 
 
 def _compared(seconds, answers, images, truth):
@@ -232,33 +228,27 @@ def _differences(plain, other):
     lost = count = 0
     for (_, first), (_, second) in zip(plain, other):
         for stage in ('saver', 'base'):
-            (boxes, own, labels), (others, theirs, their_labels) = first[stage], second[stage]
-            shown = own >= FLOOR
-            boxes, own, labels = boxes[shown], own[shown], labels[shown]
+            mine, theirs = first[stage], second[stage]
+            shown = mine.scores >= FLOOR
+            boxes, own, labels = mine.bboxes[shown], mine.scores[shown], mine.labels[shown]
             count += len(own)
             if not len(own) or not len(theirs):
                 lost += len(own)
                 continue
-            overlaps = class_overlaps(boxes, labels, others, their_labels)
+            overlaps = class_overlaps(boxes, labels, theirs.bboxes, theirs.labels)
             best = overlaps.argmax(axis=1)
             same = overlaps[np.arange(len(best)), best] >= SAME_BOX
             lost += int((~same).sum())
-            pixels.append(np.abs(boxes - others[best]).max(axis=1)[same])
-            scores.append(np.abs(own - theirs[best])[same])
+            pixels.append(np.abs(boxes - theirs.bboxes[best]).max(axis=1)[same])
+            scores.append(np.abs(own - theirs.scores[best])[same])
     of_all = [np.concatenate(parts) for parts in (pixels, scores)]
     return *(float(np.quantile(values, q)) for values in of_all for q in (1, 0.99)), lost / max(1, count)
 
 
 def _mean_ap(answers, truth):
     """mAP of saver, base and cascade by the package's exact evaluator."""
-    matched = []
     names = ('saver', 'base', 'cascade')
-    for name in names:
-        found = [own[name] for _, own in answers]
-        boxes, scores, labels = (np.concatenate(parts) for parts in zip(*found))
-        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        image = np.repeat(np.arange(len(found)), [len(f[1]) for f in found])
-        matched.append(match(truth, Results(name, image, labels, boxes, scores, len(found))))
+    matched = [match(truth, Results.of(name, [own[name] for _, own in answers])) for name in names]
     evaluator = RoutedEvaluator(truth, matched, threads=1)
     return {name: float(evaluator.mean_ap(Walk.one(np.full(len(answers), k)))[0, 0]) for k, name in enumerate(names)}
 
