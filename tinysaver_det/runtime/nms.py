@@ -4,7 +4,7 @@ from typing import Optional
 
 import numpy as np
 
-BLOCK = 256  # boxes that are compared with each other at once
+BLOCK = 128  # boxes that are compared with each other at once
 
 
 def nms(boxes: np.ndarray, scores: np.ndarray, threshold: float, groups: Optional[np.ndarray] = None,
