@@ -67,14 +67,17 @@ def write_graph(graph: Graph, path: str, shape, free: bool, name: str) -> None:
 @contextlib.contextmanager
 def _silence():
     """Inside, nothing is printed, warned or logged: the exporter says much that no user can use."""
-    before = logging.root.manager.disable
+    before, trace = logging.root.manager.disable, logging.getLogger('torch.__trace')
+    propagate = trace.propagate
     logging.disable(logging.CRITICAL)
+    trace.propagate = False  # it isn't disabled by that, and what it writes for a listener takes longer than the export
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter('ignore')
             yield
     finally:
         logging.disable(before)
+        trace.propagate = propagate
 
 
 def _first_line(error):
