@@ -10,6 +10,7 @@ import numpy as np
 from ..checks import order_error
 from .cascade import Cascade, Lighter
 from .pair import Pair
+from .record_images import RecordImages
 from .records import GroundTruth, Results
 
 
@@ -50,6 +51,21 @@ class ResultsWriter:
 
     def close(self) -> None:
         self._file.write(']')
+
+
+def save_images(file, images: RecordImages, ids: np.ndarray, sizes: np.ndarray) -> None:
+    """Write COCO annotations without objects.
+
+    Args:
+        file: Open for text.
+        images: Of a folder.
+        ids: (N,) of those that were recorded.
+        sizes: (N, 2) their heights and widths.
+    """
+    names = dict(zip(images.ids, images.names))
+    json.dump(dict(
+        images=[dict(id=i, file_name=names[i], width=w, height=h) for i, (h, w) in zip(ids.tolist(), sizes.tolist())],
+        categories=[dict(id=i, name=c) for i, c in zip(images.category_ids, images.classes)]), file)
 
 
 def save_record(folder, truth: GroundTruth, names: Sequence[str], gflops: np.ndarray, dropped: np.ndarray,
