@@ -129,7 +129,7 @@ def refuse_none_read(source: str, skipped: Sequence[tuple]) -> None:
                      if len(skipped) > 1 else f'{source} cannot be used: {reason}')
 
 
-def name_skipped(skipped: Sequence[tuple], total: int, shown: int, where: str) -> list:
+def name_skipped(skipped: Sequence[tuple], total: int, shown: int, where: str = '') -> list:
     """Lines that name the pictures that were skipped; frames in a row share one.
 
     Args:

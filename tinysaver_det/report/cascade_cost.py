@@ -50,6 +50,26 @@ def cascade_cost(columns: Mapping[str, Sequence], options: Optional[int] = None,
     return found
 
 
+class RunningCost:
+    """The columns of :func:`cascade_cost`, image by image; of a stream without an end it keeps a few rows."""
+
+    def __init__(self):
+        self._rows = {}
+
+    def add(self, option: int, confidence: float, gflops: float, saver_gflops: float, dropped: int, size: tuple,
+            failed: bool) -> None:
+        """Note an image; see :func:`cascade_cost`."""
+        gflops, saver_gflops = (math.nan if math.isnan(g) else float(g) for g in (gflops, saver_gflops))
+        row = self._rows.setdefault((int(option), gflops, saver_gflops, tuple(size), bool(failed)), [0, 0.0, 0])
+        for k, value in enumerate((1, float(confidence), int(dropped))):
+            row[k] += value
+
+    def columns(self) -> dict:
+        names = ('option', 'gflops', 'saver_gflops', 'size', 'failed', 'count', 'confidence', 'dropped', 'path')
+        return dict(zip(names, zip(*((*key, count, confidence / count, dropped, None)
+                                     for key, (count, confidence, dropped) in self._rows.items()))))
+
+
 def cost_summary(cost: Mapping, routing, confidence, merge, alignment, names: Sequence[str],
                  scales: Sequence[Optional[tuple]], **more) -> SaverSummary:
     """The summary of a cascade that ran.
