@@ -11,7 +11,7 @@ from ..confidence import Confidence
 from ..datasets.transforms import StagePipeline
 from ..errors import ConfigError
 from ..names import shown
-from ..routing import POLICIES, Budget, OperatingPoint, build_policy, is_budget
+from ..routing import POLICIES, build_policy, gains_count, set_knob
 from ..stage_config import stage_label
 from .stage import Stage
 
@@ -99,32 +99,6 @@ def live_policy(routing, price, threshold, confidence: Confidence, options: Sequ
     return policy
 
 
-def routing_of(point: OperatingPoint, routing):
-    """The policy of an operating point, or the budget that is asked for around it.
-
-    Args:
-        point: It.
-        routing: What is asked for beside it. Of a Budget the target, cap and so on are taken, and its policy and what
-            GFLOPs it lacks are the point's; all else has its place taken by the point's policy.
-
-    Returns:
-        dict: A policy's configuration.
-    """
-    if not is_budget(routing):
-        return point.policy
-    found = dict(routing.to_dict() if isinstance(routing, Budget) else routing, policy=point.policy)
-    if found.get('gflops') is not None:
-        for name, own in (('saver_gflops', point.gflops[0]), ('option_gflops', [o['gflops'] for o in point.options])):
-            found[name] = own if found.get(name) is None else found[name]
-    return found
-
-
-def gains_count(policy, confidence: Confidence) -> bool:
-    """Whether it counts of which options a confidence tells the gains; not of one that does so for a single option
-    where no price weighs it, since it then is a confidence like any other."""
-    return (confidence.options or 0) > (0 if policy.knob == 'price' else 1)
-
-
 class CostOrder:
     """Notices that options of the base are not given in the order of their cost.
 
@@ -168,34 +142,8 @@ class CostOrder:
             self._known.clear()
 
 
-def knob_of(policy, name: str) -> float:
-    """The value of a policy's knob.
-
-    Raises:
-        ConfigError: The policy has another.
-    """
-    _require_knob(policy, name)
-    return policy.value
-
-
-def set_knob(policy, name: str, value) -> None:
-    """Set a policy's knob.
-
-    Raises:
-        ConfigError: The policy has another, or refuses the value.
-    """
-    _require_knob(policy, name)
-    policy.value = value
-
-
 def _counted(count):
     return f'{count} option{"s" * (count != 1)}'
-
-
-def _require_knob(policy, name):
-    if policy.knob != name:
-        raise ConfigError(f'{name} decides nothing where images are routed by {type(policy).__name__}, whose knob is '
-                          f'{policy.knob}: set {policy.knob}, or another routing')
 
 
 def _default(price, threshold, count):

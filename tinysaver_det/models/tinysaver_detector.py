@@ -19,14 +19,14 @@ from ..errors import CheckpointError, ConfigError
 from ..merging import Replace, build_merge, check_together, read_alignment
 from ..names import STAGES
 from ..registry import TASK_UTILS
-from ..routing import OperatingPoint, answers_of
+from ..routing import OperatingPoint, answers_of, gains_count, knob_of, routing_of, set_knob
 from ..stage_config import stage_configs
 from .answers import aligned_instances, answer_of_both
 from .checkpoint import weights_checksum
 from .handover import NOT_FINITE, BaseRuns, Routed
 from .nan_watch import NanWatch
 from .neck_features import NeckFeatures, neck_of
-from .options import CostOrder, gains_count, knob_of, live_policy, option_names, options_of, routing_of, set_knob
+from .options import CostOrder, live_policy, option_names, options_of
 from .stage import Stage, common_classes, to_detections
 
 PACKED_META = 'tinysaver_det'

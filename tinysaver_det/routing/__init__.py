@@ -15,6 +15,7 @@ A :class:`Budget` has a policy inside and moves its knob image by image; it alon
 """
 
 from .budget import Budget, is_budget, without_budget
+from .live import gains_count, knob_of, routing_of, set_knob
 from .operating_point import OperatingPoint, answers_of
 from .policies import POLICIES, build_policy
 from .price import Price
@@ -22,4 +23,4 @@ from .smallest_scale import SmallestScale
 from .threshold import Threshold
 
 __all__ = ['POLICIES', 'Budget', 'OperatingPoint', 'Price', 'SmallestScale', 'Threshold', 'answers_of', 'build_policy',
-           'is_budget', 'without_budget']
+           'gains_count', 'is_budget', 'knob_of', 'routing_of', 'set_knob', 'without_budget']

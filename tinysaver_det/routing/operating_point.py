@@ -96,11 +96,23 @@ class OperatingPoint:
             OperatingPointError: It cannot be read, is damaged, or is of another format.
         """
         path = os.fspath(path)
-        content = read_json(path, 'operating point', OperatingPointError)
+        return cls.from_dict(read_json(path, 'operating point', OperatingPointError), f'operating point {path}')
+
+    @classmethod
+    def from_dict(cls, content, what: str = 'the operating point') -> 'OperatingPoint':
+        """Make one of what a file holds.
+
+        Args:
+            content: It.
+            what: It is, for messages.
+
+        Raises:
+            OperatingPointError: It is damaged, or of another format.
+        """
         names = [f.name for f in fields(cls)]
         if not isinstance(content, dict) or isinstance(content.get('format'), bool) \
                 or content.get('format') not in (*ADDED, FORMAT):
-            raise OperatingPointError(f'operating point {path} must be of format {FORMAT}, but is of '
+            raise OperatingPointError(f'{what} must be of format {FORMAT}, but is of '
                                       f'{content.get("format") if isinstance(content, dict) else None!r}: make it '
                                       'anew with tools/calibrate.py')
         if content['format'] == FORMAT:
@@ -109,7 +121,7 @@ class OperatingPoint:
             content = dict(content, **ADDED[older], format=FORMAT)
         lacking = ['lambda' if n == 'price' else n for n in names if n not in content]
         if lacking:
-            raise OperatingPointError(f'operating point {path} lacks {", ".join(lacking)}: make it anew with '
+            raise OperatingPointError(f'{what} lacks {", ".join(lacking)}: make it anew with '
                                       'tools/calibrate.py')
         kinds = dict(saver=dict, base=dict, classes=list, confidence=dict, gflops=list, metric=dict, target=dict,
                      method=str, expected=dict, calibration=dict, merge=dict, routing=dict, lighter=(list, tuple))
@@ -125,7 +137,7 @@ class OperatingPoint:
         if not wrong:
             wrong += _wrong_policy(content)
         if wrong:
-            raise OperatingPointError(f'operating point {path} is damaged in {", ".join(wrong)}: make it anew with '
+            raise OperatingPointError(f'{what} is damaged in {", ".join(wrong)}: make it anew with '
                                       'tools/calibrate.py')
         return cls(**{n: tuple(content[n]) if n in ('classes', 'gflops', 'lighter') else content[n] for n in names})
 

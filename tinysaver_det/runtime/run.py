@@ -189,10 +189,13 @@ def _detect(cascade, batch, size):
 
 
 def as_dict(result, classes: Sequence[str]) -> dict:
-    """What a line of JSON says of a picture beside its name (``image``, its path in the folder, or ``frame``, its
-    number from 0): ``stage``, ``option``, ``scale``, ``confidence``, ``gflops``, and of each box ``labels``, ``classes`` (the
-    labels' names), ``scores`` and ``bboxes`` (x1, y1, x2, y2 in pixels); ``base_error`` where the base failed. One that
-    was skipped has ``skipped``, the reason, in place of all."""
+    """What a line of JSON says of a picture beside its name.
+
+    That is ``image``, its path in the folder, or ``frame``, its number from 0. Then ``stage``, ``option``, ``scale``,
+    ``confidence``, ``gflops``, and of each box ``labels``, ``classes`` (the labels' names), ``scores`` and ``bboxes``
+    (x1, y1, x2, y2 in pixels); ``base_error`` where the base failed. One that was skipped has ``skipped``, the reason,
+    in place of all.
+    """
     found = result.detections
     return plain(dict(
         stage=result.stage, option=result.option, scale=result.scale, confidence=float(result.confidence),
