@@ -101,7 +101,7 @@ def asked_to_end():
 
     if threading.current_thread() is threading.main_thread():
         before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)
-                  if signal.getsignal(n) != signal.SIG_IGN}
+                  if signal.getsignal(n) not in (signal.SIG_IGN, None)}
     try:
         yield lambda: bool(asked)
     finally:

@@ -152,14 +152,14 @@ def name_skipped(skipped: Sequence[tuple], total: int, shown: int, where: str = 
     return lines + [f'{len(skipped)} of {total} were skipped'] * bool(skipped)
 
 
-def check_output(option: str, folder: str, pictures: str, source: str, file: Optional[str] = None) -> None:
+def check_output(option: str, folder: str, pictures: str, source: Optional[str], file: Optional[str] = None) -> None:
     """Refuse an output folder that can't be written, or that would take the place of the input.
 
     Args:
         option: That names it, such as '--out-dir'.
         folder: It.
         pictures: The folder for the pictures: it, or one in it.
-        source: Path of the input.
+        source: Path of the input; None where it is no file.
         file: Another file that is to be written.
 
     Raises:
@@ -170,6 +170,8 @@ def check_output(option: str, folder: str, pictures: str, source: str, file: Opt
         there = osp.dirname(there)
     if not osp.isdir(there) or not os.access(there, os.W_OK) or file is not None and osp.isdir(file):
         raise ConfigError(f'{option} {folder} cannot be written to: name another folder')
+    if source is None:
+        return
     drawn, real = osp.realpath(pictures), osp.realpath(source)
     if osp.commonpath([drawn, real]) == drawn:
         raise ConfigError(f'{source} lies in {pictures}, where the pictures would be written: name another {option}')

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Optional
@@ -93,11 +94,15 @@ def images_of_annotations(folder: str, annotations: str, classes: Sequence[str],
     if not there:
         raise DataError(f'none of the {len(names)} images of annotation file {annotations} is in {folder}, such as '
                         f'{truth.file_names[0]}: name the folder from which the paths of its file_name start')
+    twice = [n for n, count in Counter(names[i] for i in there).items() if count > 1]
+    if twice:
+        raise DataError(f'annotation file {annotations} lists image {twice[0]} twice, so what is found in it could not '
+                        'be told apart: remove one')
     if len(there) < len(names):
         notes.append(f'{len(names) - len(there)} of {len(names)} images of {annotations} are not in {folder}: figures '
                      'are without them')
     if len(there) < len(found):
-        notes.append(f'{len(found) - len({names[i] for i in there})} images in {folder} are not in {annotations}: they '
+        notes.append(f'{len(found) - len(there)} images in {folder} are not in {annotations}: they '
                      'were left out')
     ids = dict(zip(truth.classes, truth.category_ids.tolist()))
     taken = {*full.category_ids.tolist()}

@@ -15,7 +15,7 @@ from ..analysis.record_files import coco_boxes
 from ..analysis.record_images import RecordImages, images_of_annotations, images_of_folder
 from ..analysis.records import GroundTruth, Results
 from ..checks import check_least
-from ..command import asked_to_end, progress_bar
+from ..command import asked_to_end, progress_bar, terminable
 from ..drawn_files import DrawnFiles
 from ..errors import ConfigError, ImageError
 from ..files import whole_file
@@ -27,7 +27,7 @@ from .cascade import Cascade
 from .drawing import draw_result
 from .images import read_image
 from .recording import record_options
-from .sources import STDIN, Ahead, open_any, shown_source
+from .sources import Ahead, open_any, shown_source
 
 BATCH = 8
 STDOUT = '-'
@@ -68,6 +68,13 @@ def run_bundle(folder: str, source: str, json_lines: Optional[str] = None, show_
         BundleError, ConfigError, OperatingPointError: What of the rest doesn't fit.
     """
     _check(source, json_lines, show_dir, batch_size, threshold, price, annotations, record)
+    with terminable():
+        return _run_bundle(folder, source, json_lines, show_dir, batch_size, threshold, price, operating_point,
+                           pred_score_thr, providers, threads, annotations, record, quiet)
+
+
+def _run_bundle(folder, source, json_lines, show_dir, batch_size, threshold, price, operating_point, pred_score_thr,
+                providers, threads, annotations, record, quiet):
     skip = [d for d in (show_dir, record) if d is not None]
     opened = open_any(source, skip) if annotations is record is None else None  # before the models, which take a while
     cascade = Cascade.load(folder, providers, threads)
@@ -101,7 +108,7 @@ def _check(source, json_lines, show_dir, batch_size, threshold, price, annotatio
                 raise ConfigError(f'{name} does not go with --record, which runs saver and base by themselves and not '
                                   'the cascade: call it again without --record')
     if show_dir is not None:
-        check_output('--show-dir', show_dir, show_dir, '' if source == STDIN or '://' in source else source)
+        check_output('--show-dir', show_dir, show_dir, source if osp.exists(source) else None)
     if json_lines not in (None, STDOUT) and osp.isdir(json_lines):
         raise ConfigError(f'--json {json_lines} is a folder: name a file to write')
 

@@ -50,8 +50,8 @@ def open_any(source: str, skip: Sequence = ()) -> Source:
 
 
 def shown_source(source: str) -> str:
-    """It without the user and password of a URL."""
-    return re.sub(r'://[^/@]*@', '://', os.fspath(source))
+    """What messages call it: a URL without user and password."""
+    return 'standard input' if source == STDIN else re.sub(r'://[^/@]*@', '://', os.fspath(source))
 
 
 def _camera(source):
