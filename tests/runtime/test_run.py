@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from tinysaver_det.analysis import read_record
 from tinysaver_det.analysis.record_images import images_of_annotations
-from tinysaver_det.errors import BundleError, ConfigError, DataError, ImageError
+from tinysaver_det.errors import BundleError, ConfigError, DataError, ImageError, OperatingPointError
 from tinysaver_det.pictures import Picture, Source
 from tinysaver_det.runtime import run as module
 from tinysaver_det.runtime.run import run, run_bundle
@@ -246,6 +247,23 @@ def test_a_record_is_for_calibration(bundle, folder, annotations, tmp_path, caps
     assert pair.truth.path == str(tmp_path / 'record' / 'annotations.json' if own else path)
     said = capsys.readouterr().out
     assert '3 images recorded; GFLOPs per image: saver 1, base 4' in said and '1 of 4 were skipped' in said
+
+
+def test_an_operating_point_for_exactly_this_bundle(bundle, folder, annotations, tmp_path, run_python, monkeypatch):
+    path, point = str(annotations()), str(tmp_path / 'point.json')
+    run_bundle(bundle, str(folder), annotations=path, record=str(tmp_path / 'record'))
+    run_python('tools/calibrate.py', '--record', tmp_path / 'record', '--confidence', 'MaxScore', '--handover', '0.9',
+               '--resamples', '20', '--out', point)
+    with open(point, encoding='utf-8') as f:
+        threshold = json.load(f)['threshold']
+    assert run_bundle(bundle, str(folder), operating_point=point).threshold == threshold != 0.5
+    with pytest.raises(OperatingPointError, match='was calibrated on 4 of these 4 images'):
+        run_bundle(bundle, str(folder), operating_point=point, annotations=path)
+    stages = scripted_cascade().bundle.stages
+    other = dict(stages, saver=replace(stages['saver'], weights='weights of saver:int8'))
+    monkeypatch.setattr(module.Cascade, 'load', lambda *args: scripted_cascade(stages=other))
+    with pytest.raises(OperatingPointError, match="for the saver 'saver', but here the saver is 'another model"):
+        run_bundle(bundle, str(folder), operating_point=point)
 
 
 def test_a_record_of_a_folder_alone(bundle, folder, tmp_path):

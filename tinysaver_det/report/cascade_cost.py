@@ -65,6 +65,7 @@ class RunningCost:
             row[k] += value
 
     def columns(self) -> dict:
+        """What :func:`cascade_cost` takes: a row for each kind of image."""
         names = ('option', 'gflops', 'saver_gflops', 'size', 'failed', 'count', 'confidence', 'dropped', 'path')
         return dict(zip(names, zip(*((*key, count, confidence / count, dropped, None)
                                      for key, (count, confidence, dropped) in self._rows.items()))))

@@ -65,7 +65,8 @@ def run_bundle(folder: str, source: str, json_lines: Optional[str] = None, show_
     Raises:
         ImageError: Nothing could be read. What cannot be read among others is skipped, named and counted.
         DataError: A folder without images, or annotations that don't fit it.
-        BundleError, ConfigError, OperatingPointError: What of the rest doesn't fit.
+        OperatingPointError: It was made for another cascade, or on the images of the annotations.
+        BundleError, ConfigError: What of the rest doesn't fit.
     """
     _check(source, json_lines, show_dir, batch_size, threshold, price, annotations, record)
     with terminable():
@@ -90,6 +91,8 @@ def _run_bundle(folder, source, json_lines, show_dir, batch_size, threshold, pri
         return None
     if images is not None:
         images.truth.require_objects()
+        if cascade.operating_point is not None:
+            cascade.operating_point.check(images=images.truth.marks())
         opened = source_of(images, source)
     return run(cascade, opened, json_lines, show_dir, batch_size, pred_score_thr, images, shown_source(source), quiet)
 
