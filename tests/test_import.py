@@ -7,7 +7,7 @@ LIGHT = ['tinysaver_det', 'tinysaver_det.errors', 'tinysaver_det.detections', 't
          'tinysaver_det.analysis', 'tinysaver_det.analysis._kernels', 'tinysaver_det.analysis.gate_fitting',
          'tinysaver_det.report',
          'tinysaver_det.report.html', 'tinysaver_det.command', 'tinysaver_det.files', 'tinysaver_det.compat',
-         'tinysaver_det.image_files', 'tinysaver_det.runtime']
+         'tinysaver_det.image_files', 'tinysaver_det.runtime', 'tinysaver_det.runtime.serve']
 
 
 @pytest.mark.parametrize('module', LIGHT)

@@ -182,14 +182,16 @@ async def files_of(request: Request, body: bytes, most: int) -> list:
         raise Refusal(400, 'form', 'the form cannot be read, since its parts are not as its Content-Type says: '
                                    f'{HELP}') from e
     files = []
-    for field, value in form.multi_items():
-        if isinstance(value, str):
-            raise Refusal(422, 'form', f'the field {_shown(field)} of the form is text, not a file: {HELP}')
-        name = value.filename or None
-        if name is None and not value.size:
-            continue  # what a browser sends for an empty file input
-        files.append((name, value.file.read()))
-        value.file.close()
+    try:
+        for field, value in form.multi_items():
+            if isinstance(value, str):
+                raise Refusal(422, 'form', f'the field {_shown(field)} of the form is text, not a file: {HELP}')
+            name = value.filename or None
+            if name is not None or value.size:  # else what a browser sends for an empty choice
+                files.append((name, value.file.read()))
+            value.file.close()
+    finally:
+        await form.close()
     if not files:
         raise Refusal(422, 'form', f'there is no file in the form: {HELP}')
     return files

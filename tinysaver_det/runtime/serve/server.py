@@ -78,6 +78,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: The address cannot be had.
     """
+    if not 0 <= port <= 65535:
+        raise ConfigError(f'cannot listen on port {port} of {host}: give a --port from 0 (a free one) to 65535')
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         found = socket.socket(family, socket.SOCK_STREAM)
@@ -88,8 +90,8 @@ def listen(host: str, port: int) -> socket.socket:
         except BaseException:
             found.close()
             raise
-    except (OSError, OverflowError) as e:
-        reason = e.strerror if isinstance(e, OSError) and e.strerror else e
+    except (OSError, UnicodeError) as e:  # the latter of a name that can be none
+        reason = getattr(e, 'strerror', None) or e
         raise ConfigError(f'cannot listen on port {port} of {host} ({reason}): give another --port or --host') from e
     return found
 
