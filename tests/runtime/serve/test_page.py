@@ -57,8 +57,10 @@ class Page:
     def pixel(self, x, y):
         """[red, green, blue] of the canvas, at a share of its width and height."""
         return self.driver.execute_script(
-            "const c = document.getElementById('canvas');"
-            "return [...c.getContext('2d').getImageData(arguments[0] * c.width, arguments[1] * c.height, 1, 1).data]",
+            "const c = document.getElementById('canvas'), copy = new OffscreenCanvas(c.width, c.height);"
+            "const pen = copy.getContext('2d', {willReadFrequently: true});"
+            'pen.drawImage(c, 0, 0);'
+            'return [...pen.getImageData(arguments[0] * c.width, arguments[1] * c.height, 1, 1).data]',
             x, y)[:3]
 
 

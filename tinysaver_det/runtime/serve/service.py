@@ -130,6 +130,8 @@ class Service:
             raise ending()
         if self.inside + count > self.limits.queue:
             raise self._full(count)
+        if not self.inside:
+            self._answered.clear()  # the pace is that of this stretch
         self.inside += count
         self.batching.announce(count)
         announced, works = count, []
