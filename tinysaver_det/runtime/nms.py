@@ -4,7 +4,7 @@ from typing import Optional
 
 import numpy as np
 
-BLOCK = 256  # boxes that are compared with each other at once
+BLOCK = 128  # boxes that are compared with each other at once
 
 
 def nms(boxes: np.ndarray, scores: np.ndarray, threshold: float, groups: Optional[np.ndarray] = None,
@@ -84,6 +84,12 @@ def best(scores: np.ndarray, count: Optional[int]) -> np.ndarray:
         rows = np.sort(np.concatenate([sure, equal[:count - len(sure)]]))
         return rows[descending(scores[rows])]
     return descending(scores)
+
+
+def at_most(value: float) -> np.float32:
+    """The largest float32 that isn't above a number: a float32 is above one exactly where it is above the other."""
+    found = np.float32(value)
+    return np.nextafter(found, np.float32(-np.inf)) if float(found) > value else found
 
 
 def _overlapping(boxes, area, first, second, threshold, groups):

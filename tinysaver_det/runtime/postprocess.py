@@ -10,7 +10,7 @@ import numpy as np
 from ..detections import Detections
 from ..errors import BundleError
 from .bundle import AGAIN, Postprocess
-from .nms import batched_nms, best, descending
+from .nms import at_most, batched_nms, best, descending
 from .preprocess import Sizes
 
 
@@ -34,11 +34,8 @@ class BoxChooser:
         self._config, self._choose, self.name = config, kinds[config.kind], name
         self._labels = np.array(labels, np.int64)
         self._score_thr = np.float32(config.score_thr)
-        # mmcv takes the threshold as a float32; torchvision compares the float32 IoU with a double, which is the same
-        # as with the largest float32 that isn't above it.
-        self._iou_thr = np.float32(config.iou_thr)
-        if not config.rescale_first and self._iou_thr > config.iou_thr:
-            self._iou_thr = np.nextafter(self._iou_thr, np.float32(-1))
+        # mmcv takes the threshold as a float32; torchvision compares the float32 IoU with a double.
+        self._iou_thr = np.float32(config.iou_thr) if config.rescale_first else at_most(config.iou_thr)
 
     def check_names(self, names: Sequence[str]) -> None:
         """Refuse a graph that gives something else.
