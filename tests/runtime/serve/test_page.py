@@ -116,8 +116,8 @@ def test_the_keyboard_alone_will_do(page, pictures):
 @pytest.mark.browser
 def test_what_goes_wrong_is_a_sentence(page, pictures):
     page.until(lambda: 'classes' in page.text('#lead'))
-    for name, sentence in (('text.png', "Image 'text.png' is no image in a known format: send JPEG, PNG, BMP, WebP or "
-                            'TIFF.'),
+    for name, sentence in (('text.png', "Image 'text.png' is no image in a known format: send JPEG, PNG, BMP or "
+                            'WebP.'),
                            ('large.png', 'This picture has 0.1 MB, and this server takes at most 0.05: make it '
                             'smaller.')):
         page.choose(pictures / name)

@@ -7,16 +7,17 @@ import numpy as np
 
 from ...errors import ImageError
 from ...image_files import JPEG_START
-from ..images import decode_image
+from ..images import PNG_START, decode_image
 
-#: Where a format begins as it does, and Pillow's reader of it. OpenCV tells formats apart by the same bytes. The
-#: readers are used by themselves since ``Image.open`` refuses or warns of large sizes, which is decided here.
-READERS = (((JPEG_START + b'\xff',), 'JpegImagePlugin', 'JpegImageFile'),
-           ((b'\x89PNG\r\n\x1a\n',), 'PngImagePlugin', 'PngImageFile'),
-           ((b'BM',), 'BmpImagePlugin', 'BmpImageFile'),
-           ((b'RIFF',), 'WebPImagePlugin', 'WebPImageFile'),
-           ((b'II*\0', b'MM\0*'), 'TiffImagePlugin', 'TiffImageFile'))
-FORMATS = 'JPEG, PNG, BMP, WebP or TIFF'
+#: How a format begins, and Pillow's reader of it. OpenCV tells formats apart by the same bytes. The readers are used by
+#: themselves since ``Image.open`` refuses or warns of large sizes, which is decided here. TIFF is left out: what
+#: it takes to decode one, such as the size of its tiles, has nothing to do with the size of the image.
+READERS = ((JPEG_START + b'\xff', 'JpegImagePlugin', 'JpegImageFile'),
+           (PNG_START, 'PngImagePlugin', 'PngImageFile'),
+           (b'BM', 'BmpImagePlugin', 'BmpImageFile'),
+           (b'RIFF', 'WebPImagePlugin', 'WebPImageFile'))
+FORMATS = 'JPEG, PNG, BMP or WebP'
+SCAN, MOST_SCANS = b'\xff\xda', 100  # of a JPEG, each of which goes over all pixels; ten or so are usual
 
 
 def image_size(data: bytes, name: str) -> tuple:
@@ -53,8 +54,11 @@ def decode(data: bytes, name: str) -> np.ndarray:
         name: What messages call it.
 
     Raises:
-        ImageError: It cannot be decoded, or another size comes out than its header says.
+        ImageError: It cannot be decoded, takes far more work than its size says, or another size comes out than its
+            header says.
     """
+    if data.startswith(JPEG_START) and data.count(SCAN) > MOST_SCANS:
+        raise ImageError(f'{name} is a JPEG in more than {MOST_SCANS} scans: save it anew')
     image = decode_image(data, name)
     size = image_size(data, name)
     if image.shape[:2] not in (size, size[::-1]):
@@ -63,7 +67,7 @@ def decode(data: bytes, name: str) -> np.ndarray:
 
 
 def _reader(data):
-    for starts, module, reader in READERS:
-        if data.startswith(starts) and (data[8:12] == b'WEBP' or not data.startswith(b'RIFF')):
+    for start, module, reader in READERS:
+        if data.startswith(start) and (data[8:12] == b'WEBP' or not data.startswith(b'RIFF')):
             return getattr(import_module(f'PIL.{module}'), reader)
     return None
