@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import logging
 import socket
 import sys
 
@@ -34,6 +35,7 @@ def serve(cascade, host: str = '127.0.0.1', port: int = 8000, limits: Limits = N
     if not is_loopback(host):
         print(f'warning: {host} can be reached from other machines, and this server has neither passwords nor '
               'encryption: put it behind something that has, or leave --host away', file=sys.stderr, flush=True)
+    logging.getLogger('python_multipart').setLevel(logging.ERROR)  # it warns of each form that a client made badly
     config = uvicorn.Config(app, log_level='warning' if quiet else 'info', access_log=not quiet, lifespan='on',
                             timeout_graceful_shutdown=LAST, ws='none', server_header=False)
     server = GracefulServer(config, quiet)

@@ -98,8 +98,9 @@ class Service:
                 held.callback(self.bodies.release, len(body))
                 self.metrics.took('read', time.monotonic() - start)
                 files = await files_of(request, body, self.limits.max_images)
-                del body
-                found = await self._while_there(request, self._answers(files, least, held))
+                answering = self._answers(files, least, held)
+                del body, files  # which it lets go of once they are decoded
+                found = await self._while_there(request, answering)
             self.metrics.took('total', time.monotonic() - start)
             return dict(images=found)
         finally:
@@ -182,12 +183,8 @@ class Service:
                                              'have: send it smaller')
         await self._pixels.take(total)
         pixels.callback(self._pixels.give, total)
-        images, seconds = [], []
-        for (_, data), name in zip(files, names):
-            start = time.monotonic()
-            images.append(await self._readable(in_thread(decode, data, name)))
-            seconds.append(time.monotonic() - start)
-        return images, seconds
+        found = [await self._readable(in_thread(_timed, decode, data, name)) for (_, data), name in zip(files, names)]
+        return [image for image, _ in found], [seconds for _, seconds in found]
 
     async def _readable(self, reading):
         try:
@@ -244,6 +241,12 @@ async def _gone(request):
     """Wait until the client is gone."""
     while (await request.receive())['type'] != 'http.disconnect':
         pass
+
+
+def _timed(function, *args):
+    """What it gives, and the seconds that it took."""
+    start = time.monotonic()
+    return function(*args), time.monotonic() - start
 
 
 def _let_go(room):
