@@ -8,8 +8,8 @@
     serve(Cascade.load('bundle'), port=8000, limits=Limits(queue=128))  # until Ctrl-C
     app = create_app(Cascade.load('bundle'))  # for another ASGI server: one process, since the queue is in it
 
-``POST /detect`` takes one or several images (JPEG, PNG, BMP or WebP), as files of a form or one as the body, and answers
-with JSON:
+``POST /detect`` takes one or several images (JPEG, PNG, BMP or WebP), as files of a form or one as the body, and
+answers with JSON:
 
 .. code-block:: text
 
@@ -19,9 +19,9 @@ with JSON:
                  "detections": [{"class": "car", "label": 2, "score": 0.91, "bbox": [x1, y1, x2, y2]}, ...],
                  "milliseconds": {"decode": 3.1, "saver_wait": 0.1, "saver": 9.5, "base_wait": 0.2, "base": 41.0}}]}
 
-in the order of the request, boxes as xyxy in pixels; ``?min_score=0.3`` leaves out weaker detections. A stage that didn't run has null, as have
-GFLOPs that are not known. A request is answered as a whole or refused as a whole, such as for one image of several that
-cannot be read; what is refused has ``{"error": "one sentence"}``:
+in the order of the request, boxes as xyxy in pixels of the image; ``?min_score=0.3`` leaves out weaker detections. A
+stage that didn't run has null, as have GFLOPs that are not known. A request is answered as a whole or refused as a
+whole, such as for one image of several that cannot be read; what is refused has ``{"error": "one sentence"}``:
 
 ====  ========================================================================================================
 400   the form is malformed
