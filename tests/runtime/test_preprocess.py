@@ -90,8 +90,10 @@ def test_the_same_as_torchvisions(options):
 
 def test_an_image_of_20000_x_20000_pixels():
     image = np.zeros((20000, 20000, 3), np.uint8)  # memory that is never touched costs nothing
-    found, sizes = made(Preprocess('mmdet', [RESIZE], False), image)
-    assert found.shape == (3, 64, 64) and sizes.factors == (64 / 20000,) * 2 and not found.any()
+    for config in (Preprocess('mmdet', [RESIZE], False),
+                   Preprocess('torchvision', [dict(op='resize', min_size=64, max_size=64)], False)):
+        found, sizes = made(config, image)
+        assert found.shape == (3, 64, 64) and sizes.factors == (64 / 20000,) * 2 and not found.any()
 
 
 @pytest.mark.parametrize('kind', ['mmdet', 'torchvision'])
