@@ -30,6 +30,9 @@ if hasattr(mmengine.config.config, 'FormatCode'):  # upstream imports it by name
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / 'shared' / 'coco'
 CLASSES = ('cat', 'dog', 'bus')
+CHROMIUM_FLAGS = ('--headless=new', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+                  '--disable-sync', '--disable-background-networking', '--disable-component-update',
+                  '--disable-dev-shm-usage')
 
 
 def pytest_addoption(parser):
@@ -236,3 +239,23 @@ def predict(detector, images):
     with torch.no_grad():
         return detector.test_step(pseudo_collate([pipeline.read(
             i if hasattr(i, 'shape') else str(i), n) for n, i in enumerate(images)]))
+
+
+@pytest.fixture(scope='module')
+def chromium(tmp_path_factory):
+    """A headless Chromium that tells what its console said."""
+    webdriver = pytest.importorskip('selenium.webdriver', reason='selenium is not installed')
+    from selenium.webdriver.chrome.service import Service
+
+    binary = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    driver = shutil.which('chromedriver')
+    if binary is None or driver is None:
+        pytest.skip(f'{"chromium" if binary is None else "chromedriver"} is not on the PATH')
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in (*CHROMIUM_FLAGS, f'--user-data-dir={tmp_path_factory.mktemp("chromium")}'):
+        options.add_argument(flag)
+    options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
+    started = webdriver.Chrome(options=options, service=Service(driver))
+    yield started
+    started.quit()

@@ -4,7 +4,6 @@ import io
 import json
 import math
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -17,8 +16,6 @@ METRICS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR_1', 'AR_10'
 NASTY = '</script><b>x'
 SAVER, BASE = 0.5, 10.0
 DOT = 'data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=='
-FLAGS = ('--headless=new', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
-         '--disable-background-networking', '--disable-component-update', '--disable-dev-shm-usage')
 
 
 def curve(name, points=11, bend=0.5, **more):
@@ -56,26 +53,6 @@ def embedded(path):
     """The payload that a page holds."""
     return json.loads(re.search(r'<script type="application/json" id="payload">(.*?)</script>', path.read_text(),
                                 re.S).group(1))
-
-
-@pytest.fixture(scope='module')
-def chromium(tmp_path_factory):
-    """A headless Chromium that tells what its console said."""
-    webdriver = pytest.importorskip('selenium.webdriver', reason='selenium is not installed')
-    from selenium.webdriver.chrome.service import Service
-
-    binary = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-    driver = shutil.which('chromedriver')
-    if binary is None or driver is None:
-        pytest.skip(f'{"chromium" if binary is None else "chromedriver"} is not on the PATH')
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in (*FLAGS, f'--user-data-dir={tmp_path_factory.mktemp("chromium")}'):
-        options.add_argument(flag)
-    options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
-    started = webdriver.Chrome(options=options, service=Service(driver))
-    yield started
-    started.quit()
 
 
 class Page:

@@ -63,7 +63,7 @@ def test_a_jpeg_that_is_cut(data, tmp_path):
 
 @pytest.mark.parametrize('data, words', [
     (b'', r'is empty \(0 bytes\)'), (b'\xff\xd8', 'is truncated'), (b'GIF89a', 'is no image that OpenCV can decode'),
-    (encoded('.png')[:20], 'is no image'), (b'\xff\xd8\xff\xd9', 'is no image')], ids=lambda v: '')
+    (encoded('.png')[:20], 'is truncated: its PNG data'), (b'\xff\xd8\xff\xd9', 'is no image')], ids=lambda v: '')
 def test_what_is_no_image(data, words):
     with pytest.raises(ImageError, match=f'^upload 3 {words}'):
         decode_image(data, 'upload 3')

@@ -1,6 +1,7 @@
 """An exported cascade, run with onnxruntime."""
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,16 @@ from ..confidence import build_confidence
 from ..detections import Detections
 from ..errors import BundleError, ConfigError, ImageError
 from ..merging import Replace, build_merge, check_together, read_alignment
-from ..routing import OperatingPoint, build_policy, gains_count, knob_of, routing_of, set_knob
+from ..routing import (
+    Budget,
+    OperatingPoint,
+    build_policy,
+    gains_count,
+    knob_of,
+    routing_of,
+    set_knob,
+    without_budget,
+)
 from .bundle import AGAIN, Bundle
 from .graph import Graph, check_providers, check_threads
 from .images import read_image
@@ -24,6 +34,7 @@ from .preprocess import InputMaker
 ON_ERROR = ('raise', 'return')
 ON_BASE_ERROR = ('raise', 'keep_saver')
 NOT_FINITE = 'it gave values that are not finite'
+SHAPES = ((480, 640), (640, 480), (500, 500), (300, 1200))  # (height, width) of images that differ
 logger = logging.getLogger(__name__)
 
 
@@ -246,6 +257,38 @@ class Cascade:
                              read_alignment(point.alignment), point)
         with self._lock:
             self._deciding = found
+
+    def take_budget(self, handover: Optional[float] = None, gflops: Optional[float] = None,
+                    cap: Optional[float] = None, **more) -> None:
+        """Let a budget move the policy's knob image by image, from where it is now.
+
+        Args:
+            handover, gflops, cap: As of a :class:`~tinysaver_det.routing.Budget`; what the saver and the options cost
+                is that of the operating point, or that of their input where it has one shape.
+            more: Its window and slack.
+
+        Raises:
+            ConfigError: What cannot be used, or what images cost depends on their shape and nothing tells the mean.
+        """
+        costs = {}
+        if gflops is not None:
+            costs['saver_gflops'], *costs['option_gflops'] = self._mean_gflops()
+        budget = Budget(without_budget(self.routing).to_dict(), handover, gflops, cap, **more, **costs)
+        with self._lock:
+            self._deciding = replace(self._deciding, routing=budget)
+
+    def _mean_gflops(self):
+        """GFLOPs of the saver and of each option alone."""
+        point = self.operating_point
+        if point is not None:
+            return [point.gflops[0], *(o['gflops'] for o in point.options)]
+        found = [{self.gflops_alone(k, size) for size in SHAPES} for k in range(len(self.options))]
+        for name, values in zip(self.names, found):
+            if len(values) > 1 or not math.isfinite(min(values)):
+                raise ConfigError(f'a budget in GFLOPs needs what {name} costs in the mean, which depends on the '
+                                  'shapes of the images and is not known: give the budget as a share of the images, '
+                                  'or an operating point')
+        return [value for values in found for value in values]
 
     def _check_point(self, point):
         options = self._options_made()

@@ -14,6 +14,7 @@ except ImportError as e:
                       '"tinysaver-det[runtime]"') from e
 
 START_OF_SCAN = 0xda
+PNG_START = b'\x89PNG\r\n\x1a\n'
 
 
 def read_image(image) -> np.ndarray:
@@ -61,8 +62,9 @@ def decode_image(data: bytes, name: str = 'an image') -> np.ndarray:
     """
     if not len(data):
         raise ImageError(f'{name} is empty (0 bytes)')
-    if is_cut_jpeg(data):
-        raise ImageError(f'{name} is truncated: its JPEG data ({len(data)} bytes) has no end')
+    if is_cut_jpeg(data) or is_cut_png(data):
+        kind = 'PNG' if data.startswith(PNG_START) else 'JPEG'
+        raise ImageError(f'{name} is truncated: its {kind} data ({len(data)} bytes) has no end')
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, MemoryError) as e:  # such as one with more pixels than OpenCV takes
@@ -88,4 +90,20 @@ def is_cut_jpeg(data: bytes) -> bool:
         if data[at + 1] == START_OF_SCAN:
             return data.find(JPEG_END, at) < 0
         at += 2 + int.from_bytes(data[at + 2:at + 4], 'big')
+    return True
+
+
+def is_cut_png(data: bytes) -> bool:
+    """Whether the content of a PNG file ends before its last chunk does, or a chunk says that it is longer than that:
+    OpenCV 5 makes room for whatever length a chunk has, gigabytes for a file of a hundred bytes.
+
+    Bytes behind the end are legal.
+    """
+    if not data.startswith(PNG_START):
+        return False
+    at = len(PNG_START)
+    while at + 12 <= len(data):
+        if data[at + 4:at + 8] == b'IEND':
+            return False
+        at += 12 + int.from_bytes(data[at:at + 4], 'big')
     return True
