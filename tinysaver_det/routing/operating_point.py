@@ -123,8 +123,9 @@ class OperatingPoint:
         if lacking:
             raise OperatingPointError(f'{what} lacks {", ".join(lacking)}: make it anew with '
                                       'tools/calibrate.py')
-        kinds = dict(saver=dict, base=dict, classes=list, confidence=dict, gflops=list, metric=dict, target=dict,
-                     method=str, expected=dict, calibration=dict, merge=dict, routing=dict, lighter=(list, tuple))
+        some = (list, tuple)
+        kinds = dict(saver=dict, base=dict, classes=some, confidence=dict, gflops=some, metric=dict, target=dict,
+                     method=str, expected=dict, calibration=dict, merge=dict, routing=dict, lighter=some)
         wrong = [n for n, kind in kinds.items() if not isinstance(content[n], kind)]
         parts = dict(saver=('name',), base=('name',), metric=('name', 'scores'), calibration=('marks', 'leak'))
         wrong += [f'{n}.{k}' for n, keys in parts.items() if n not in wrong for k in keys if k not in content[n]]
