@@ -33,9 +33,9 @@ class SmallTorchvisionDetector(TorchvisionDetector):
     def _build(builder, num_classes, options):
         backbone = torchvision.models.detection.backbone_utils.resnet_fpn_backbone(
             backbone_name='resnet18', weights=None, trainable_layers=5, returned_layers=[3, 4],
-            extra_blocks=torchvision.ops.feature_pyramid_network.LastLevelP6P7(256, 256))
+            extra_blocks=torchvision.ops.feature_pyramid_network.LastLevelMaxPool())
         anchors = torchvision.models.detection.anchor_utils.AnchorGenerator(
-            tuple((s,) for s in (16, 32, 64, 128)), ((1.0,),) * 4 if 'fcos' in builder else ((0.5, 1.0),) * 4)
+            ((16,), (32,), (64,)), ((1.0,),) * 3 if 'fcos' in builder else ((0.5, 1.0),) * 3)
         kind = torchvision.models.detection.FCOS if 'fcos' in builder else torchvision.models.detection.RetinaNet
         return kind(backbone, num_classes, anchor_generator=anchors, **options)
 
