@@ -6,6 +6,8 @@ LIGHT = ['tinysaver_det', 'tinysaver_det.errors', 'tinysaver_det.detections', 't
          'tinysaver_det.routing', 'tinysaver_det.merging',
          'tinysaver_det.analysis', 'tinysaver_det.analysis._kernels', 'tinysaver_det.analysis.gate_fitting',
          'tinysaver_det.report',
+         'tinysaver_det.report.cascade_cost', 'tinysaver_det.pictures', 'tinysaver_det.drawn_files',
+         'tinysaver_det.badge', 'tinysaver_det.analysis.record_images',
          'tinysaver_det.report.html', 'tinysaver_det.command', 'tinysaver_det.files', 'tinysaver_det.compat',
          'tinysaver_det.image_files', 'tinysaver_det.runtime']
 

@@ -85,6 +85,31 @@ def uninterrupted():
 
 
 @contextmanager
+def asked_to_end():
+    """Inside, the first Ctrl-C or SIGTERM is only noted, for work without an end that finishes what it is at; another
+    Ctrl-C is raised. Signals that the program was started to ignore stay ignored.
+
+    Yields:
+        A function that tells whether it was asked to.
+    """
+    asked, before = [], {}
+
+    def note(number, _):
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    if threading.current_thread() is threading.main_thread():
+        before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)
+                  if signal.getsignal(n) != signal.SIG_IGN}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def terminable():
     """Inside, SIGTERM (of kill, a cluster, or torchrun where another process failed) is raised as SystemExit, once.
 

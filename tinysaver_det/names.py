@@ -45,6 +45,11 @@ def parse_call(text: str, what: str, examples: str) -> dict:
                           f'{text!r}') from e
 
 
+def shown(scale: Sequence[int]) -> str:
+    """'640x480' for (640, 480)."""
+    return 'x'.join(str(v) for v in scale)
+
+
 def class_difference(own: Sequence[str], given: Sequence[str]) -> str:
     """In what the given classes, which are not ``own`` in that order, differ from them."""
     new, absent = set(given) - set(own), set(own) - set(given)

@@ -10,6 +10,7 @@ import numpy as np
 from ..checks import order_error
 from .cascade import Cascade, Lighter
 from .pair import Pair
+from .record_images import RecordImages
 from .records import GroundTruth, Results
 
 
@@ -21,6 +22,13 @@ def results_files(options: int) -> list:
         options: How many the base has.
     """
     return [f'{name}.bbox.json' for name in ('saver', *(f'option_{k}' for k in range(1, options)), 'base')]
+
+
+def coco_boxes(bboxes: np.ndarray) -> np.ndarray:
+    """(N, 4) float64 x, y, width, height of (N, 4) x1, y1, x2, y2."""
+    boxes = bboxes.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    return boxes
 
 
 class ResultsWriter:
@@ -50,6 +58,21 @@ class ResultsWriter:
 
     def close(self) -> None:
         self._file.write(']')
+
+
+def save_images(file, images: RecordImages, ids: np.ndarray, sizes: np.ndarray) -> None:
+    """Write COCO annotations without objects.
+
+    Args:
+        file: Open for text.
+        images: Of a folder.
+        ids: (N,) of those that were recorded.
+        sizes: (N, 2) their heights and widths.
+    """
+    names = dict(zip(images.ids, images.names))
+    json.dump(dict(
+        images=[dict(id=i, file_name=names[i], width=w, height=h) for i, (h, w) in zip(ids.tolist(), sizes.tolist())],
+        categories=[dict(id=i, name=c) for i, c in zip(images.category_ids, images.classes)]), file)
 
 
 def save_record(folder, truth: GroundTruth, names: Sequence[str], gflops: np.ndarray, dropped: np.ndarray,

@@ -20,11 +20,11 @@ from mmengine.dataset import pseudo_collate
 from ..checks import check_least
 from ..command import uninterrupted
 from ..errors import ConfigError, DataError, ImageError, TinySaverError
-from ..evaluation.saver_metric import cascade_cost
 from ..files import read_json, whole_file, whole_folder
 from ..image_files import image_files
 from ..models.packed import load_detector
 from ..report import SaverSummary
+from ..report.cascade_cost import cascade_cost
 from .hooks.saver_summary_hook import summarise
 from .record_loader import why_unread
 
@@ -306,5 +306,5 @@ def _checked_totals(folder, images, detector):
                  dropped=rows['dropped_boxes'].to_numpy(), size=size,
                  path=[path[i] for i in rows['image_id'].to_pylist()],
                  failed=rows['base_error'].is_valid().to_numpy()),
-            detector, None if detector.base_is_cascade else base_alone)
+            len(detector.options), None if detector.base_is_cascade else base_alone)
     return summarise(detector, {f'saver/{k}': v for k, v in cost.items()}), unreadable

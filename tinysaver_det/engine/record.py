@@ -13,7 +13,8 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..analysis.record_files import ResultsWriter, results_files, save_record
+from ..analysis.record_files import ResultsWriter, results_files, save_images, save_record
+from ..analysis.record_images import images_of_folder
 from ..analysis.records import positions
 from ..checks import check_least
 from ..command import progress_bar
@@ -22,7 +23,7 @@ from ..models.packed import load_detector, require_cascade
 from ..models.speed import check_speed
 from ..stage_config import read_stage_config, stage_configs
 from .record_folder import RecordFolder
-from .record_images import images_of_config, images_of_folder
+from .record_images import images_of_config
 from .record_loader import read_batches
 from .record_shard import RecordShard, images_of
 
@@ -214,12 +215,8 @@ def _write_results(folder, detector, source, numbers, files, also):
     ids, sizes = np.concatenate(ids), np.concatenate(sizes)
     gflops, dropped = np.concatenate(gflops, axis=1), np.concatenate(dropped, axis=1)
     if 'images.json' in also:
-        names = dict(zip(source.ids, source.names))
         with folder.writing('images.json') as f:
-            json.dump(dict(
-                images=[dict(id=i, file_name=names[i], width=w, height=h) for i, (h, w) in zip(ids.tolist(),
-                                                                                               sizes.tolist())],
-                categories=[dict(id=i, name=c) for i, c in zip(source.category_ids, source.classes)]), f)
+            save_images(f, source, ids, sizes)
     if 'record.json' in also:
         weights = detector.weights_checksums()
         with folder.written_by_others('record.json'):

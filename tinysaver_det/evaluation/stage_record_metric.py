@@ -8,7 +8,7 @@ import numpy as np
 from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
 
-from ..analysis.record_files import ResultsWriter, results_files, save_record
+from ..analysis.record_files import ResultsWriter, coco_boxes, results_files, save_record
 from ..analysis.records import positions, read_ground_truth, some
 from ..errors import ConfigError, DataError
 from ..files import whole_file
@@ -98,6 +98,5 @@ class StageRecordMetric(BaseMetric):
 
 def coco_arrays(instances) -> tuple:
     """((N, 4) float64 boxes as x, y, width, height; (N,) float32 scores; (N,) labels) of instances."""
-    boxes = instances['bboxes'].double().cpu().numpy()
-    boxes[:, 2:] -= boxes[:, :2]
+    boxes = coco_boxes(instances['bboxes'].double().cpu().numpy())
     return boxes, instances['scores'].float().cpu().numpy(), instances['labels'].cpu().numpy()

@@ -9,8 +9,8 @@ from typing import Optional
 from ..checks import order_error
 from ..confidence import Confidence
 from ..datasets.transforms import StagePipeline
-from ..datasets.transforms.scales import shown
 from ..errors import ConfigError
+from ..names import shown
 from ..routing import POLICIES, build_policy, gains_count, set_knob
 from ..stage_config import stage_label
 from .stage import Stage

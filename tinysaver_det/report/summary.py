@@ -145,11 +145,11 @@ class SaverSummary:
         with whole_file(path, 'wb') as f:
             figure.savefig(f, format=str(path).rsplit('.', 1)[-1], dpi=150)
 
-    def print(self) -> None:
-        """Print the table and the notes to standard output."""
+    def print(self, file=None) -> None:
+        """Print the table and the notes, to standard output by default."""
         from rich.console import Console
 
-        console = Console()
+        console = Console(file=file)
         console.print(self.table())
         for note in self.notes():
             console.print(note, markup=False, highlight=False, soft_wrap=True)

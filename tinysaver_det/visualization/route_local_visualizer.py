@@ -3,17 +3,12 @@
 import time
 from typing import Optional
 
-import cv2
-import numpy as np
 from mmdet.registry import VISUALIZERS
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.registry import DefaultScope
 
-from ..datasets.transforms.scales import shown
+from ..badge import COLORS, badge_text, draw_badge
 from ..names import type_name
-
-COLORS = {'saver': (46, 125, 50), 'base': (216, 67, 21)}  # RGB, behind white letters
-FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 @VISUALIZERS.register_module()
@@ -76,28 +71,5 @@ def badge(data_sample):
     """The text and colour (RGB) of a data sample's badge, or None if it has no route."""
     if data_sample is None or 'stage' not in data_sample:
         return None
-    at = f' {shown(data_sample.scale)}' if data_sample.stage == 'base' and 'scale' in data_sample else ''
-    text = f'{data_sample.stage}{at} | confidence {data_sample.confidence:.3f} | {data_sample.gflops:.3g} GFLOPs'
-    return text, COLORS[data_sample.stage]
-
-
-def draw_badge(image: np.ndarray, text: str, color) -> np.ndarray:
-    """A copy of an image with a line of text in the lower left corner, where mmdet writes no labels.
-
-    Args:
-        image: (H, W, 3) uint8.
-        text: The line, ASCII.
-        color: What is behind it, in the image's channel order.
-    """
-    image = np.ascontiguousarray(image).copy()
-    height, width = image.shape[:2]
-    scale = np.clip(height / 700, 0.4, 2.0)
-    length = cv2.getTextSize(text, FONT, scale, 1)[0][0]
-    scale *= min(1, 0.94 * width / length)
-    thick = max(1, round(1.6 * scale))
-    (w, h), below = cv2.getTextSize(text, FONT, scale, thick)
-    pad = max(2, h // 2)
-    top = height - h - below - 2 * pad
-    cv2.rectangle(image, (0, max(0, top)), (min(width, w + 2 * pad), height), color, -1)
-    cv2.putText(image, text, (pad, height - pad - below), FONT, scale, (255, 255, 255), thick, cv2.LINE_AA)
-    return image
+    stage, scale = data_sample.stage, data_sample.get('scale')
+    return badge_text(stage, scale, data_sample.confidence, data_sample.gflops), COLORS[stage]

@@ -9,7 +9,7 @@ import torch
 from mmengine.logging import print_log
 
 from ...errors import ConfigError
-from ...names import type_name
+from ...names import shown, type_name
 
 RESIZES = ('Resize', 'FixScaleResize', 'FixShapeResize')
 EXAMPLE = '[(384, 384), (640, 640)]'
@@ -120,11 +120,6 @@ def longer_side(pipeline: Sequence[dict]) -> Optional[int]:
         if isinstance(size, (list, tuple)) and len(size) == 2 and all(_is_whole(v) for v in size):
             return max(size)
     return None
-
-
-def shown(scale: Sequence[int]) -> str:
-    """'640x480' for (640, 480)."""
-    return 'x'.join(str(v) for v in scale)
 
 
 def _is_whole(value):

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from ...cost import parameters
 from ...evaluation import SaverMetric, StageRecordMetric, StagesEvaluator
 from ...report import SaverSummary
-from ...report.summary import COST_KEYS
+from ...report.cascade_cost import cost_summary
 from .target_classes_hook import unwrap
 
 
@@ -81,21 +81,11 @@ def summarise(detector, metrics: dict[str, float]) -> Optional[SaverSummary]:
             baselines.setdefault(stage, {})[name] = value
         elif not key.startswith('saver/'):
             of_cascade[key] = value
-    return SaverSummary(
-        **{key: metrics[f'saver/{key}'] for key in COST_KEYS},
-        routing=detector.routing.to_dict(),
-        **{knob: detector.routing.value if detector.routing.knob == knob else None for knob in ('threshold', 'price')},
-        options=[dict(name=name, scale=option.scale, share=metrics[f'saver/share_{k}'],
-                      gflops=metrics[f'saver/gflops_{k}'])
-                 for k, (name, option) in enumerate(zip(detector.names[1:], detector.options), 1)
-                 if len(detector.options) > 1],
-        confidence=detector.confidence.summary(),
+    return cost_summary(
+        {key[len('saver/'):]: value for key, value in metrics.items() if key.startswith('saver/')}, detector.routing,
+        detector.confidence, detector.merge, detector.alignment, detector.names[1:],
+        [option.scale for option in detector.options],
         metrics=of_cascade,
         baselines=baselines,
-        mean_confidence=metrics['saver/mean_confidence'],
-        dropped_boxes=metrics['saver/dropped_boxes'],
-        base_errors=metrics['saver/base_errors'],
         parameters=dict(saver=parameters(detector.saver), base=parameters(detector.base)),
-        uncounted_ops=detector.uncounted_ops,
-        merge=detector.merge.to_dict(),
-        alignment=detector.alignment and detector.alignment.names)
+        uncounted_ops=detector.uncounted_ops)
