@@ -51,7 +51,7 @@ def write_graph(graph: Graph, path: str, shape, free: bool, name: str) -> None:
     reason = None
     for axes in dims:
         try:
-            with torch.no_grad(), _silence():
+            with torch.no_grad(), silence():
                 torch.onnx.export(graph, (images,), path, input_names=['images'], output_names=list(graph.outputs),
                                   dynamo=True, dynamic_shapes=(axes,), optimize=True, external_data=False,
                                   verbose=False)
@@ -65,7 +65,7 @@ def write_graph(graph: Graph, path: str, shape, free: bool, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _silence():
+def silence():
     """Inside, nothing is printed, warned or logged: the exporter says much that no user can use."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
