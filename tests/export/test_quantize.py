@@ -18,8 +18,8 @@ from tinysaver_det.confidence import BoxEntropy
 from tinysaver_det.datasets.digits import CLASSES, load_scans, scene
 from tinysaver_det.detections import Detections
 from tinysaver_det.errors import ConfigError, DataError, ExportError, ImageError, OperatingPointError
+from tinysaver_det.export import export as exporting
 from tinysaver_det.export import int8
-from tinysaver_det.export.export import export
 from tinysaver_det.export.int8 import Inputs, Int8Saver, Int8Settings, compare_boxes, same_share
 from tinysaver_det.export.int8_report import print_int8, sentences
 from tinysaver_det.export.quantize import float_nodes, quantize_graph, signal_over_noise, weights_digest
@@ -60,17 +60,32 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def bundles(scenes, tmp_path_factory):
-    """The demo as it is exported in float32, and the same with an int8 saver: ``float``, ``int8``, ``figures``."""
+    """A cascade of the demo's saver with itself as it is exported in float32, and the same with an int8 saver:
+    ``float``, ``int8``, ``figures``. The base is said to cost ten times as much."""
     folder = tmp_path_factory.mktemp('bundles')
     change = Int8Saver(Int8Settings(scenes.folder, annotations=scenes.ann))
+    write_graph, made = exporting.write_graph, []
+
+    def once(graph, path, *args):  # takes torch seconds
+        if made:
+            shutil.copy(made[0], path)
+        else:
+            write_graph(graph, path, *args)
+            made.append(path)
 
     def keep_a_copy(bundle):
+        saver, base = bundle.options
+        base = replace(base, name='base', gflops={shape: 10 * g for shape, g in base.gflops.items()})
+        bundle = replace(bundle, options=[saver, base])
         shutil.copytree(bundle.folder, folder / 'float')
         write(replace(bundle, folder=str(folder / 'float')))
         return change(bundle)
 
-    export(Config.fromfile(ROOT / 'configs' / 'demo' / 'digits_tinysaver.py'), folder / 'int8', images=scenes.folder,
-           quiet=True, change=keep_a_copy)
+    cfg = Config.fromfile(ROOT / 'configs' / 'demo' / 'digits_tinysaver.py')
+    cfg.model.base = cfg.model.saver
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, 'write_graph', once)
+        exporting.export(cfg, folder / 'int8', images=scenes.folder, quiet=True, change=keep_a_copy)
     return SimpleNamespace(float=str(folder / 'float'), int8=str(folder / 'int8'), figures=change.figures)
 
 
@@ -85,6 +100,14 @@ def copied(bundles, tmp_path):
     return Bundle.read(shutil.copytree(bundles.float, tmp_path / 'bundle'))
 
 
+@pytest.fixture
+def ready(bundles, monkeypatch):
+    """The int8 graph is there already, which takes the quantiser seconds."""
+    made = Bundle.read(bundles.int8)
+    monkeypatch.setattr(int8, 'quantize_graph', lambda source, target, *_: shutil.copy(
+        made.path(made.stages['saver']), target))
+
+
 def changed(bundle, scenes, **settings):
     """(bundle, figures) of an int8 saver made of it."""
     change = Int8Saver(Int8Settings(scenes.folder, **dict(dict(count=6), **settings)))
@@ -97,14 +120,13 @@ def test_the_graph_computes_in_int8_but_for_what_decodes(bundles):
     constants = {t.name: t.data_type for t in graph.initializer}
     makes = {v: n for n in graph.node for v in n.output}
     convolutions = [n for n in graph.node if n.op_type == 'Conv']
-    in_int8 = [n for n in convolutions if makes.get(n.input[1], n).op_type == 'DequantizeLinear'
+    in_int8 = [n for n in convolutions if n.input[1] in makes
                and constants[makes[n.input[1]].input[0]] == TensorProto.INT8]
-    assert len(in_int8) > 0.7 * len(convolutions)
-    after = {v for n in graph.node for v in n.input if n.name in set(float_nodes(graph))}
-    assert not [n for n in graph.node if n.op_type == 'QuantizeLinear' and {*n.output} & after and n.name in
-                set(float_nodes(graph))]
-    for node in float_nodes(graph):  # nothing behind the last convolutions is rounded
-        assert 'Quantize' not in node
+    assert 0.7 * len(convolutions) < len(in_int8) < len(convolutions)
+    behind = set(float_nodes(graph))  # of which nothing is rounded
+    assert len(behind) > 20 and not [n for n in graph.node if n.name in behind and 'Quantize' in n.op_type]
+    last = [n for n in convolutions if n.name in behind]
+    assert len(last) == 9 and not [n for n in last if n in in_int8]  # scores, boxes and objectness of three levels
     assert bundles.figures.sizes[1] < 0.5 * bundles.figures.sizes[0]
     assert made.stages['saver'].precision == 'int8' and made.stages['base'] == given.stages['base']
     digest = weights_digest(made.path(made.stages['saver']))
@@ -114,7 +136,7 @@ def test_the_graph_computes_in_int8_but_for_what_decodes(bundles):
 def test_it_finds_what_the_float_one_finds(bundles, scenes):
     f = bundles.figures
     assert f.images == COUNT and f.boxes > 60 and f.found > 0.8 and f.iou > 0.85
-    assert f.saver[1] > f.saver[0] - 0.05 and f.cascade[0] > f.saver[0]
+    assert f.saver[0] > 0.3 and f.saver[1] > f.saver[0] - 0.05 and f.cascade[0] == f.saver[0]
     cascade = Cascade.load(bundles.int8, ['CPU'], 1)
     results = cascade([f'{scenes.folder}/{i:03}.png' for i in range(1, COUNT + 1)])
     assert np.mean([r.stage == 'base' for r in results]) == f.shares[1]
@@ -126,7 +148,7 @@ def test_as_many_images_are_handed_over(bundles):
     assert f.settings[0] == 0.4856 and Cascade.load(bundles.int8, ['CPU'], 1).threshold == f.settings[1]
 
 
-def test_a_threshold_is_kept_where_asked(copied, scenes):
+def test_a_threshold_is_kept_where_asked(copied, ready, scenes):
     made, figures = changed(copied, scenes, keep=True)
     assert made.routing == copied.routing and figures.settings == (0.4856, 0.4856)
     assert 'was kept' in ' '.join(sentences(figures)) and figures.saver is None
@@ -150,7 +172,7 @@ def test_settings_of_a_policy_that_hand_over_alike():
     assert same_share(scale, rows, rows ** 2) == pytest.approx(0.25, abs=0.05)
 
 
-def test_within_a_budget(copied, scenes):
+def test_within_a_budget(copied, ready, scenes):
     budget = Budget(Threshold(0.5), handover=0.3).to_dict()
     made, figures = changed(replace(copied, routing=budget), scenes)
     assert made.routing['type'] == 'Budget' and made.routing['policy']['threshold'] == figures.settings[1]
@@ -180,7 +202,7 @@ def test_operating_points_go_with_their_own_saver_alone(bundles, scenes):
         assert cascades[k].operating_point is points[k]
 
 
-def test_an_operating_point_is_calibrated_anew(copied, scenes):
+def test_an_operating_point_is_calibrated_anew(copied, ready, scenes):
     point = point_of(copied, scenes)
     with_point = replace(copied, operating_point=point.to_dict(), routing=point.policy)
     with pytest.raises(ExportError, match='made for the float32 saver, .*: give annotations'):
@@ -198,9 +220,9 @@ def test_an_operating_point_is_calibrated_anew(copied, scenes):
         cascade.operating_point.check(images=new['calibration']['marks'])
 
 
-def test_a_target_that_no_threshold_meets(copied, scenes):
+def test_a_target_that_no_threshold_meets(copied, ready, scenes):
     point = point_of(copied, scenes)
-    strict = replace(point, target=dict(max_drop=0.0), certainty=0.99)
+    strict = replace(point, target=dict(min_saved=0.95))  # the saver alone saves 0.9
     with pytest.raises(ExportError, match='on 6 images, and no threshold meets the target'):
         changed(replace(copied, operating_point=strict.to_dict()), scenes, annotations=scenes.ann)
 
@@ -240,7 +262,7 @@ def test_graphs_that_cannot_be_quantised(copied, scenes, tmp_path, capsys):
 
 
 def test_a_bundle_is_whole_or_absent(copied, scenes, monkeypatch):
-    def fails(*_):
+    def fails(*_, **__):
         raise ValueError('a graph it does not know')
 
     monkeypatch.setattr('onnxruntime.quantization.quantize_static', fails)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..detections import Detections
-from ..errors import ExportError
+from ..errors import ExportError, TinySaverError
 from .heads import Graph
 
 # Of a box within 1000 pixels, and in proportion of one that goes further. Boxes below the score threshold are left out:
@@ -68,7 +68,10 @@ def compare_outputs(found: Differences, graph: Graph, run, images: torch.Tensor)
     """
     with torch.no_grad():
         expected = {name: value.numpy() for name, value in zip(graph.outputs, graph(images))}
-    given = run(images.numpy())
+    try:
+        given = run(images.numpy())
+    except TinySaverError as e:
+        raise ExportError(f'the exported graph cannot be run: {e}') from e
     for name, value in expected.items():
         if name not in given or given[name].shape != value.shape:
             raise ExportError(f'for images of shape {tuple(images.shape)} the graph gives {name} of shape '

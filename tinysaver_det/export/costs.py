@@ -42,7 +42,9 @@ def gflops_per_cell(model, preprocess: Preprocess, counted: dict) -> Optional[di
     rows = np.array([_cells(shape, strides) for shape in fitted], np.float64)
     scale = rows.max(0)
     found = np.linalg.lstsq(rows / scale, np.array([known[s] for s in fitted]), rcond=None)[0] / scale
-    cells = dict(zip([*map(str, strides), 'image'], found.tolist()))
+    least = SAME / 1000 * max(known.values())  # what is less is rounding
+    cells = {name: gflops for name, gflops, most in zip([*map(str, strides), 'image'], found.tolist(), scale)
+             if abs(gflops * most) > least}
     by_cells = OptionFile('', '', preprocess, gflops_per_cell=cells)
     known.update({tuple(map(int, shape.split('x'))): gflops for shape, gflops in counted.items()})
     good = all(abs(by_cells.gflops_at(*shape) - gflops) <= SAME * gflops for shape, gflops in known.items())

@@ -3,11 +3,11 @@
 import copy
 import importlib.metadata
 import json
-import math
 import os.path as osp
 from dataclasses import dataclass, field, replace
 from typing import Callable, Optional
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -34,6 +34,7 @@ from .images import check_images
 from .preprocess import fixed_shape, preprocess_of
 
 PACKAGES = ('torch', 'torchvision', 'mmdet', 'mmengine', 'mmcv', 'mmcv-lite', 'onnx', 'onnxscript', 'onnxruntime')
+TRACED = 600  # pixels of a side at least
 RAW = 4  # images on which what the graphs give is compared; detections are on all
 
 
@@ -134,7 +135,18 @@ def fill_folder(folder: str, cfg: Config, detector, images: Optional[str] = None
     paths, text = check_images(cfg, detector, images, quiet)
     found = Exported(folder, images=text)
     steps = Steps(2 * len(detector.stages) + len(options), progress)
-    stages, runs = {}, {}
+    stages, runs, answers = {}, {}, []
+    for k, option in enumerate(options):
+        answers.append(_answers(detector, k, paths))
+        model, cost = detector.get_submodule(option.stage), detector.costs[option.stage]
+        counted = {'x'.join(map(str, shape)): cost.gflops(shape) for shape, _ in answers[k]}
+        cells = None
+        if fixed_shape(option.preprocess) is None:
+            cells = gflops_per_cell(model, option.preprocess, counted)
+            if cells is None:
+                found.uncounted.append(option.name)
+        options[k] = replace(option, gflops=counted, gflops_per_cell=cells)
+        steps()
     for key in detector.stages:
         mine = [(k, o) for k, o in enumerate(options) if o.stage == key]
         shapes = {fixed_shape(o.preprocess) for _, o in mine}
@@ -154,19 +166,6 @@ def fill_folder(folder: str, cfg: Config, detector, images: Optional[str] = None
             name=stage_label(configs[key], key), graph=file, sha256=sha256_of(path), weights=weights[key],
             precision='float32', labels=[known[i] if i >= 0 else -1 for i in graph.classes],
             parameters=sum(p.numel() for p in graph.model.parameters()), postprocess=graph.postprocess)
-    answers = []
-    for k, option in enumerate(options):
-        answers.append(_answers(detector, k, paths))
-        model = detector.get_submodule(option.stage)
-        counted = {'x'.join(map(str, shape)): gflops for shape, gflops in (
-            (shape, detector.costs[option.stage].gflops(shape)) for shape, _ in answers[k])}
-        cells = None
-        if fixed_shape(option.preprocess) is None:
-            cells = gflops_per_cell(model, option.preprocess, counted)
-            if cells is None:
-                found.uncounted.append(option.name)
-        options[k] = replace(option, gflops=counted, gflops_per_cell=cells)
-        steps()
     bundle = Bundle(classes=list(detector.target_classes), **settings, stages=stages, options=options,
                     versions=_versions(), folder=folder)
     found.detections = _check_detections(bundle, runs, paths, answers)
@@ -217,10 +216,13 @@ def _tensor(detector, number, image):
 
 
 def _traced(inputs):
-    """(height, width) to trace a graph for free ones with: not equal, since torch would take them to be one."""
-    smallest = min((t.shape[-2:] for ts in inputs for t in ts), key=math.prod)
-    height, width = smallest
-    return (height, width) if height != width else (height, 2 * width)
+    """(height, width) to trace a graph for free ones with.
+
+    Not equal, and large enough that no map of features is a single cell: torch would take both to be always so.
+    """
+    height, width = inputs[0][0].shape[-2:]
+    height, width = (v * -(-TRACED // v) for v in (height, width))
+    return (height, width) if height != width else (height, width + inputs[0][0].shape[-1])
 
 
 def _check_raw(graph, run, inputs, free):
@@ -240,7 +242,14 @@ def _answers(detector, number, images):
     """((height, width) of the tensor, Detections) of each image."""
     found = []
     for image in images:
-        sample, = detector.run_option(number, [_pipeline(detector, number).read(image)])
+        try:
+            sample, = detector.run_option(number, [_pipeline(detector, number).read(image)])
+        except TinySaverError:
+            raise
+        except Exception as e:
+            where = 'a drawn image' if isinstance(image, np.ndarray) else image
+            raise ExportError(f'{detector.names[number]} fails by itself on {where}, so there is nothing to compare '
+                              f'with: {type(e).__name__}: {" ".join(str(e).split())}') from e
         found.append((tuple(sample.batch_input_shape), to_detections(sample.pred_instances, sample.ori_shape,
                                                                      sample.dropped_boxes)))
     return found

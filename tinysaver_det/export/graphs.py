@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import io
 import logging
-import os
 import warnings
 
 import torch
@@ -42,39 +41,32 @@ def write_graph(graph: Graph, path: str, shape, free: bool, name: str) -> None:
     size = sum(p.numel() * p.element_size() for p in graph.parameters())
     if size > LARGEST:
         raise ExportError(f'{name} has {size / 2 ** 30:.1f} GiB of weights, and an ONNX file holds 2 at most')
-    batch, dim = torch.export.Dim('batch', min=1, max=4096), torch.export.Dim
-    dims = [{0: batch}]
-    if free:  # what a detector takes sizes in steps of, torch finds out, or is told
-        dims = [{0: batch, 2: dim.DYNAMIC, 3: dim.DYNAMIC}] + [
-            {0: batch, 2: step * dim('rows'), 3: step * dim('columns')} for step in (32, 64, 128)]
-    images = torch.rand(2, 3, *shape)
-    reason = None
-    for axes in dims:
-        try:
-            with torch.no_grad(), silence():
-                torch.onnx.export(graph, (images,), path, input_names=['images'], output_names=list(graph.outputs),
-                                  dynamo=True, dynamic_shapes=(axes,), optimize=True, external_data=False,
-                                  verbose=False)
-            break
-        except Exception as e:
-            reason = reason or e
-    else:
-        raise ExportError(f'torch cannot export {name}: {_first_line(reason)}') from reason
-    if not os.path.getsize(path):
-        raise ExportError(f'torch wrote nothing for {name}')
+    axes = {0: torch.export.Dim('batch', min=1, max=4096)}
+    if free:
+        axes.update({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC})
+    try:
+        with torch.no_grad(), silence():
+            torch.onnx.export(graph, (torch.rand(2, 3, *shape),), path, input_names=['images'],
+                              output_names=list(graph.outputs), dynamo=True, dynamic_shapes=(axes,), optimize=True,
+                              external_data=False, verbose=False)
+    except Exception as e:
+        raise ExportError(f'torch cannot export {name}: {_first_line(e)}') from e
 
 
 @contextlib.contextmanager
 def silence():
     """Inside, nothing is printed, warned or logged: the exporter says much that no user can use."""
-    before = logging.root.manager.disable
+    before, trace = logging.root.manager.disable, logging.getLogger('torch.__trace')
+    propagate = trace.propagate
     logging.disable(logging.CRITICAL)
+    trace.propagate = False  # it isn't disabled by that, and what it writes for a listener takes longer than the export
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter('ignore')
             yield
     finally:
         logging.disable(before)
+        trace.propagate = propagate
 
 
 def _first_line(error):

@@ -176,7 +176,7 @@ class Int8Saver:
                     for b, graph in zip((bundle, changed), graphs)]
             changed, self.figures = _decided(settings, *both)
             self.figures.sizes = tuple(os.path.getsize(p) for p in (path, made))
-            self.figures.seconds, self.figures.threads = time_graphs(graphs, inputs), self.threads
+            self.figures.seconds, self.figures.threads = time_graphs(graphs, inputs, SECONDS), self.threads
             with open(made, 'rb') as source, open(path, 'wb') as target:
                 target.write(source.read())
         return changed
@@ -348,7 +348,7 @@ def compare_boxes(before: Sequence[Detections], after: Sequence[Detections]) -> 
     return count, len(ious) / count if count else math.nan, float(np.mean(ious)) if ious else math.nan
 
 
-def time_graphs(graphs, inputs, seconds: float = SECONDS) -> tuple:
+def time_graphs(graphs, inputs, seconds: float) -> tuple:
     """Median seconds for one image of each graph, which take turns, since others may use the machine, too.
 
     Args:

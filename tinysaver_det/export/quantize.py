@@ -14,7 +14,7 @@ from .graphs import silence
 
 METHODS = ('static', 'dynamic')
 PERCENTILE = 99.9  # of what a tensor holds; half of the rest is cut off at each end
-FLOOR = 18.0  # dB of signal over rounding noise
+FLOOR = 25.0  # dB of signal over rounding noise
 LOOKED_AT = 16  # inputs, and values of each tensor in each
 VALUES = 4096
 CONVOLUTION = 'Conv'

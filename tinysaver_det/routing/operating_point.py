@@ -123,8 +123,9 @@ class OperatingPoint:
         if lacking:
             raise OperatingPointError(f'{what} lacks {", ".join(lacking)}: make it anew with '
                                       'tools/calibrate.py')
-        kinds = dict(saver=dict, base=dict, classes=list, confidence=dict, gflops=list, metric=dict, target=dict,
-                     method=str, expected=dict, calibration=dict, merge=dict, routing=dict, lighter=(list, tuple))
+        some = (list, tuple)
+        kinds = dict(saver=dict, base=dict, classes=some, confidence=dict, gflops=some, metric=dict, target=dict,
+                     method=str, expected=dict, calibration=dict, merge=dict, routing=dict, lighter=some)
         wrong = [n for n, kind in kinds.items() if not isinstance(content[n], kind)]
         parts = dict(saver=('name',), base=('name',), metric=('name', 'scores'), calibration=('marks', 'leak'))
         wrong += [f'{n}.{k}' for n, keys in parts.items() if n not in wrong for k in keys if k not in content[n]]
@@ -143,7 +144,8 @@ class OperatingPoint:
 
     def to_dict(self) -> dict:
         """What the file holds."""
-        return {'lambda' if k == 'price' else k: v for k, v in asdict(self).items()}
+        return {'lambda' if k == 'price' else k: list(v) if isinstance(v, tuple) else v
+                for k, v in asdict(self).items()}
 
     def save(self, path) -> None:
         """Write as JSON; the file is whole or absent."""

@@ -198,7 +198,7 @@ class Bundle:
         if isinstance(made, int) and not isinstance(made, bool) and made > FORMAT:
             raise BundleError(f'bundle {folder} is of format {made}, and this version of tinysaver_det reads up to '
                               f'{FORMAT}: install a newer one, or {AGAIN}')
-        if made != FORMAT:
+        if made != FORMAT or isinstance(made, bool):
             raise BundleError(f'{path} must be of format {FORMAT}, but is of {made!r}: {AGAIN}')
         try:
             bundle = cls._from_dict(content, folder)

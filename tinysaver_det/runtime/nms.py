@@ -4,7 +4,7 @@ from typing import Optional
 
 import numpy as np
 
-BLOCK = 256  # boxes that are compared with each other at once
+BLOCK = 128  # boxes that are compared with each other at once
 
 
 def nms(boxes: np.ndarray, scores: np.ndarray, threshold: float, groups: Optional[np.ndarray] = None,
@@ -102,11 +102,11 @@ def _overlapping(boxes, area, first, second, threshold, groups):
     height -= np.maximum(a[1], b[1])
     np.maximum(height, 0, out=height)
     inter *= height
+    if groups is not None:
+        inter *= groups[first][:, None] == groups[second]
     i, j = np.divmod(np.flatnonzero(inter > 0), inter.shape[1])
     common = inter[i, j]
     above = common / ((area[first[i]] + area[second[j]]) - common) > threshold
-    if groups is not None:
-        above &= groups[first[i]] == groups[second[j]]
     return i[above], j[above]
 
 

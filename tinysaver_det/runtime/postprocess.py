@@ -63,8 +63,8 @@ class BoxChooser:
             those that are dropped for values that are not finite.
         """
         mine = {name: values[row] for name, values in outputs.items()}
-        nan = any(v.size and v.dtype.kind == 'f' and np.isnan(v.max()) for v in mine.values())
         with np.errstate(all='ignore'):
+            nan = any(v.size and v.dtype.kind == 'f' and np.isnan(v.max()) for v in mine.values())
             boxes, scores, labels = self._chosen(mine, sizes)
         if len(labels) and labels.max() >= len(self._labels):
             raise BundleError(f'the graph of {self.name} gave label {labels.max()}, but the bundle says that it has '

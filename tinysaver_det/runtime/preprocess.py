@@ -185,7 +185,7 @@ class _Torchvision:
     def fill(self, image, sizes, out):
         height, width = sizes.image
         # Linear, so that it may as well come before the normalisation.
-        image = cv2.resize(image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+        image = cv2.resize(_rows(image, height), (width, height), interpolation=cv2.INTER_LINEAR)
         planes = cv2.split(image)
         for to, source in enumerate(self._order):
             part = out[to, :height, :width]
@@ -194,6 +194,16 @@ class _Torchvision:
         if sizes.image != sizes.tensor:
             out[:, height:] = self._pad_value
             out[:, :height, width:] = self._pad_value
+
+
+def _rows(image, height):
+    """The image as float32; where it gets much less high, bilinearly at that height, as few of its rows count."""
+    if len(image) <= 2 * height:
+        return image.astype(np.float32)
+    place = (np.arange(height) + 0.5) * (len(image) / height) - 0.5
+    upper = np.floor(place).astype(np.int64)  # both rows are within the image, as it is more than halved
+    part = (place - upper).astype(np.float32)[:, None, None]
+    return image[upper] * (1 - part) + image[upper + 1] * part
 
 
 def _resized(step, size):
