@@ -45,7 +45,7 @@ def write_graph(graph: Graph, path: str, shape, free: bool, name: str) -> None:
     if free:
         axes.update({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC})
     try:
-        with torch.no_grad(), _silence():
+        with torch.no_grad(), silence():
             torch.onnx.export(graph, (torch.rand(2, 3, *shape),), path, input_names=['images'],
                               output_names=list(graph.outputs), dynamo=True, dynamic_shapes=(axes,), optimize=True,
                               external_data=False, verbose=False)
@@ -54,7 +54,7 @@ def write_graph(graph: Graph, path: str, shape, free: bool, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _silence():
+def silence():
     """Inside, nothing is printed, warned or logged: the exporter says much that no user can use."""
     before, trace = logging.root.manager.disable, logging.getLogger('torch.__trace')
     propagate = trace.propagate

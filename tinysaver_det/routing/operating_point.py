@@ -144,7 +144,8 @@ class OperatingPoint:
 
     def to_dict(self) -> dict:
         """What the file holds."""
-        return {'lambda' if k == 'price' else k: v for k, v in asdict(self).items()}
+        return {'lambda' if k == 'price' else k: list(v) if isinstance(v, tuple) else v
+                for k, v in asdict(self).items()}
 
     def save(self, path) -> None:
         """Write as JSON; the file is whole or absent."""
