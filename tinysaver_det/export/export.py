@@ -116,8 +116,13 @@ def fill_folder(folder: str, cfg: Config, detector, images: Optional[str] = None
         progress: Called with the number of finished steps and of all.
         quiet: No progress of a data set that makes its own files.
         change_saver: Called with the checked bundle, whose ``folder`` is this one and which isn't written down yet. It
-            may write the saver's graph anew and returns the :class:`~tinysaver_det.runtime.bundle.StageFile` that
-            holds from then on.
+            may write the saver's graph anew, and returns the bundle that holds from then on.
+
+    Returns:
+        Exported: How it went.
+
+    Raises:
+        ExportError: See :func:`export`.
     """
     detector.eval()
     detector.prepare()
@@ -171,11 +176,12 @@ def fill_folder(folder: str, cfg: Config, detector, images: Optional[str] = None
                     versions=_versions(), folder=folder)
     found.detections = _check_detections(bundle, runs, paths, answers)
     if change_saver is not None:
-        bundle = replace(bundle, stages=dict(stages, saver=change_saver(bundle)))
+        bundle = change_saver(bundle)
     with whole_file(osp.join(folder, FILE)) as f:
         json.dump(bundle.to_dict(), f, indent=1, allow_nan=False)
         f.write('\n')
     found.bundle = Bundle.read(folder)
+    Cascade(found.bundle, runs)  # refuses now what doesn't fit together
     found.sizes = {name: osp.getsize(osp.join(folder, name)) for name in
                    (FILE, *(s.graph for s in found.bundle.stages.values()))}
     return found
