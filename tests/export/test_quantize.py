@@ -85,7 +85,7 @@ def bundles(scenes, tmp_path_factory):
     cfg.model.base = cfg.model.saver
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, 'write_graph', once)
-        exporting.export(cfg, folder / 'int8', images=scenes.folder, quiet=True, change=keep_a_copy)
+        exporting.export(cfg, folder / 'int8', images=scenes.folder, quiet=True, change_saver=keep_a_copy)
     return SimpleNamespace(float=str(folder / 'float'), int8=str(folder / 'int8'), figures=change.figures)
 
 
