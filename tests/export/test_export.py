@@ -117,8 +117,9 @@ def test_the_savers_graph_may_be_changed(config, no_onnx, tmp_path, photos):
         saver = bundle.stages['saver']
         with open(bundle.path(saver), 'w') as f:
             f.write('smaller')
-        return replace(saver, precision='int8', weights=f'{saver.weights}:int8:0',
-                       sha256=exporting.sha256_of(bundle.path(saver)))
+        saver = replace(saver, precision='int8', weights=f'{saver.weights}:int8:0',
+                        sha256=exporting.sha256_of(bundle.path(saver)))
+        return replace(bundle, stages=dict(bundle.stages, saver=saver))
 
     found = export(config, tmp_path / 'bundle', images=photos.folder, quiet=True, change_saver=quantise)
     with open(tmp_path / 'bundle' / 'cascade.json') as f:

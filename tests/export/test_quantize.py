@@ -85,7 +85,7 @@ def bundles(scenes, tmp_path_factory):
     cfg.model.base = cfg.model.saver
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, 'write_graph', once)
-        exporting.export(cfg, folder / 'int8', images=scenes.folder, quiet=True, change=keep_a_copy)
+        exporting.export(cfg, folder / 'int8', images=scenes.folder, quiet=True, change_saver=keep_a_copy)
     return SimpleNamespace(float=str(folder / 'float'), int8=str(folder / 'int8'), figures=change.figures)
 
 
@@ -272,10 +272,12 @@ def test_a_bundle_is_whole_or_absent(copied, scenes, monkeypatch):
 
 
 def test_signal_over_noise():
-    even = np.linspace(-1, 1, 10001)
+    even = np.linspace(-1, 1, 10001)[None]
     assert signal_over_noise(even) == pytest.approx(20 * np.log10(2) * 8, abs=0.5)  # 6 dB for each bit
-    far = np.append(even[::10], np.full(20, 1000.0))
-    assert signal_over_noise(far[:-20]) > 40 and signal_over_noise(np.zeros(5)) == np.inf
+    weak = np.concatenate([even, even / 300])  # is rounded to nothing, all noise
+    assert signal_over_noise(weak) == pytest.approx(10 * np.log10(2), abs=0.1)
+    assert signal_over_noise(np.zeros((2, 5))) == np.inf
+    assert signal_over_noise(np.concatenate([even, np.ones_like(even)])) == signal_over_noise(even)  # never varies
 
 
 def test_compare_boxes():

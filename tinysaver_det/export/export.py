@@ -63,7 +63,7 @@ class Exported:
 
 def export(cfg: Config, out: str, checkpoint: Optional[str] = None, images: Optional[str] = None,
            threshold: Optional[float] = None, operating_point: Optional[str] = None, quiet: bool = False,
-           change: Optional[Callable] = None) -> Exported:
+           change_saver: Optional[Callable] = None) -> Exported:
     """Write a cascade as a bundle; the folder is whole or absent.
 
     Args:
@@ -74,7 +74,7 @@ def export(cfg: Config, out: str, checkpoint: Optional[str] = None, images: Opti
         threshold: In place of the config's.
         operating_point: ``operating_point.json``, in place of the config's confidence and threshold, price or routing.
         quiet: No progress.
-        change: See :func:`fill_folder`.
+        change_saver: See :func:`fill_folder`.
 
     Raises:
         ExportError: A stage that cannot be exported, or whose export gives other boxes.
@@ -98,14 +98,14 @@ def export(cfg: Config, out: str, checkpoint: Optional[str] = None, images: Opti
         if classes is not None and not detector.fixed_target_classes \
                 and all(c in stage.classes for stage in detector.stages.values() for c in classes):
             detector.target_classes = classes  # as a test does, which refuses others
-        found = fill_folder(folder, cfg, detector, images, progress, quiet, change)
+        found = fill_folder(folder, cfg, detector, images, progress, quiet, change_saver)
     found.folder = osp.abspath(out)
     found.bundle = replace(found.bundle, folder=found.folder)
     return found
 
 
 def fill_folder(folder: str, cfg: Config, detector, images: Optional[str] = None, progress: Optional[Callable] = None,
-                quiet: bool = False, change: Optional[Callable] = None) -> Exported:
+                quiet: bool = False, change_saver: Optional[Callable] = None) -> Exported:
     """Write the files of a bundle.
 
     Args:
@@ -115,8 +115,14 @@ def fill_folder(folder: str, cfg: Config, detector, images: Optional[str] = None
         images: A folder of images to check on.
         progress: Called with the number of finished steps and of all.
         quiet: No progress of a data set that makes its own files.
-        change: Called with the checked bundle, whose ``folder`` is this one and which isn't written down yet. It may
-            write graphs anew and returns the bundle that holds from then on.
+        change_saver: Called with the checked bundle, whose ``folder`` is this one and which isn't written down yet. It
+            may write the saver's graph anew, and returns the bundle that holds from then on.
+
+    Returns:
+        Exported: How it went.
+
+    Raises:
+        ExportError: See :func:`export`.
     """
     detector.eval()
     detector.prepare()
@@ -169,12 +175,13 @@ def fill_folder(folder: str, cfg: Config, detector, images: Optional[str] = None
     bundle = Bundle(classes=list(detector.target_classes), **settings, stages=stages, options=options,
                     versions=_versions(), folder=folder)
     found.detections = _check_detections(bundle, runs, paths, answers)
-    if change is not None:
-        bundle = change(bundle)
+    if change_saver is not None:
+        bundle = change_saver(bundle)
     with whole_file(osp.join(folder, FILE)) as f:
         json.dump(bundle.to_dict(), f, indent=1, allow_nan=False)
         f.write('\n')
     found.bundle = Bundle.read(folder)
+    Cascade(found.bundle, runs)  # refuses now what doesn't fit together
     found.sizes = {name: osp.getsize(osp.join(folder, name)) for name in
                    (FILE, *(s.graph for s in found.bundle.stages.values()))}
     return found

@@ -126,19 +126,18 @@ class Int8Figures:
 
 
 class Int8Saver:
-    """Turns a bundle into one whose saver is int8; give it to an export as ``change``.
+    """Turns a bundle into one whose saver is int8; give it to an export as ``change_saver``.
 
     Args:
         settings: How.
         threads: That graphs compute with.
-        progress: Called with the number of finished steps and of all, if it is not None.
 
     Attributes:
         figures (Int8Figures | None): What it did to the last bundle.
     """
 
-    def __init__(self, settings: Int8Settings, threads: int = 1, progress=None):
-        self.settings, self.threads, self.progress, self.figures = settings, threads, progress, None
+    def __init__(self, settings: Int8Settings, threads: int = 1):
+        self.settings, self.threads, self.figures = settings, threads, None
 
     def __call__(self, bundle: Bundle) -> Bundle:
         """Write the saver's graph anew.

@@ -13,10 +13,10 @@ from ..runtime.graph import INPUT
 from .graphs import silence
 
 METHODS = ('static', 'dynamic')
-PERCENTILE = 99.9  # of what a tensor holds; half of the rest is cut off at each end
-FLOOR = 25.0  # dB of signal over rounding noise
-LOOKED_AT = 16  # inputs, and values of each tensor in each
-VALUES = 4096
+PERCENTILE = 99.99  # of what a tensor holds; half of the rest is cut off at each end
+FLOOR = 20.0  # dB of signal over rounding noise, a mean over channels
+LOOKED_AT = 16  # inputs, and places of each map in each
+PLACES = 512
 CONVOLUTION = 'Conv'
 
 
@@ -96,9 +96,10 @@ def float_nodes(graph) -> list:
 
 
 def spoiled_nodes(graph_path: str, names: Sequence[str], inputs: Sequence[np.ndarray]) -> list:
-    """Names of convolutions whose input or output is hard to tell from the noise of rounding it to 8 bits.
+    """Names of convolutions in whose input or output rounding to 8 bits drowns channels in noise.
 
-    That is where few values lie far out, so that steps are large for all others.
+    All channels of a map are rounded in the same steps, and these are large for most of them where one has values far
+    out, as it often is near the image.
 
     Args:
         graph_path: The float32 graph.
@@ -123,17 +124,21 @@ def spoiled_nodes(graph_path: str, names: Sequence[str], inputs: Sequence[np.nda
         known = dict(zip([v for v in values if v != INPUT],
                          session.run([v for v in values if v != INPUT], {INPUT: images})))
         for value in values:
-            flat = known.get(value, images).ravel()
-            found[value].append(flat[rng.integers(0, flat.size, VALUES)])
-    ratio = {value: signal_over_noise(np.concatenate(parts)) for value, parts in found.items()}
+            map_ = known.get(value, images)[0]
+            map_ = map_.reshape(len(map_), -1)
+            found[value].append(map_[:, rng.integers(0, map_.shape[1], PLACES)])
+    ratio = {value: signal_over_noise(np.concatenate(parts, axis=1)) for value, parts in found.items()}
     return [node.name for node in nodes if min(ratio[node.input[0]], ratio[node.output[0]]) < FLOOR]
 
 
 def signal_over_noise(values: np.ndarray) -> float:
-    """How much stronger values are than what rounding them to 8 bits adds to them, in dB.
+    """How much more the channels of a map vary than what rounding all of it to 8 bits adds to them, in dB.
+
+    The shares of noise are averaged, so that a channel counts as any other one however weak it is, since the next
+    convolution may make much of it.
 
     Args:
-        values: Of a tensor, any number.
+        values: (C, N) of C channels.
     """
     values = values.astype(np.float64)
     low, high = np.percentile(values, [(100 - PERCENTILE) / 2, (100 + PERCENTILE) / 2])
@@ -143,8 +148,9 @@ def signal_over_noise(values: np.ndarray) -> float:
         return np.inf
     zero = np.rint(-low / step)
     rounded = (np.clip(np.rint(values / step) + zero, 0, 255) - zero) * step
-    signal, noise = np.square(values).mean(), np.square(rounded - values).mean()
-    return float(10 * np.log10(signal / noise)) if noise > 0 else np.inf
+    noise, varies = np.square(rounded - values).mean(axis=1), values.var(axis=1)
+    share = np.minimum(noise, varies)[varies > 0] / varies[varies > 0]
+    return float(-10 * np.log10(share.mean())) if share.any() else np.inf
 
 
 class _Inputs:
