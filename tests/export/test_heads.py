@@ -116,12 +116,16 @@ def by_onnx(photos, tmp_path_factory):
                     torchvisions(builder='retinanet_resnet50_fpn', **SMALL))
 
 
+def more_stages():
+    return (torchvisions(**SSDLITE), detector_of('FCOS'), detector_of('ATSS'), detector_of('GFL'),
+            torchvisions(builder='fcos_resnet50_fpn', **SMALL))
+
+
 @pytest.fixture(scope='module')
 def by_torch(photos, tmp_path_factory):
     """More detectors, of which the graphs aren't made ONNX."""
     with torch_graphs():
-        return exported(tmp_path_factory.mktemp('torch'), photos, torchvisions(**SSDLITE), detector_of('FCOS'),
-                        detector_of('ATSS'), detector_of('GFL'), torchvisions(builder='fcos_resnet50_fpn', **SMALL))
+        return exported(tmp_path_factory.mktemp('torch'), photos, *more_stages())
 
 
 # Differences that are too large are refused by the export itself.
@@ -148,9 +152,11 @@ def test_heads_of_torchvision(request, made, key, kind):
 
 
 @pytest.mark.slow
-def test_ssdlite_as_onnx(photos, tmp_path):
-    _, found = exported(tmp_path, photos, torchvisions(**SSDLITE), torchvisions(**SSDLITE))
-    assert found.detections['base'].boxes > 30 and found.raw['saver'].pixels < 1e-3
+def test_these_as_onnx(photos, tmp_path):
+    _, found = exported(tmp_path, photos, *more_stages())
+    for key in ('saver', 'base.0', 'base.1', 'base.2', 'base.3'):
+        assert found.raw[key].boxes > 100 and found.raw[key].pixels < 1e-3
+        assert found.detections[key].boxes > 30 and found.detections[key].others == 0
 
 
 def test_gflops_of_other_shapes_are_those_that_are_counted(by_onnx):
