@@ -114,18 +114,19 @@ def frames_of(video, count: int = 0) -> Iterator[Picture]:
     yield from (Picture(k, None) for k in range(lost[0], count))
 
 
-def refuse_none_read(source: str, skipped: Sequence[tuple]) -> None:
+def refuse_none_read(source: str, skipped: Sequence[tuple], count: Optional[int] = None) -> None:
     """Refuse a source of which nothing could be read.
 
     Args:
         source: It.
         skipped: (picture, reason) of what was skipped.
+        count: How many that were, where ``skipped`` has only the first of them.
 
     Raises:
         ImageError: Always.
     """
     reason = skipped[0][1] if skipped else 'it has no frames'
-    raise ImageError(f'none of {len(skipped)} pictures of {source} could be read; the first: {reason}'
+    raise ImageError(f'none of {count or len(skipped)} pictures of {source} could be read; the first: {reason}'
                      if len(skipped) > 1 else f'{source} cannot be used: {reason}')
 
 
