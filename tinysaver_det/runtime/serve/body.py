@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from .refusal import Refusal, ending
 
+CUT = 'the form ends before its last boundary, so it was cut short: send it again'
 IDLE = 30  # seconds in which something of a body must come
 HELP = ('send an image as the body, with its type (curl -H "Content-Type: image/jpeg" --data-binary @photo.jpg URL), '
         'or one or several as files of a form (curl -F file=@photo.jpg URL)')
@@ -166,21 +167,29 @@ async def files_of(request: Request, body: bytes, most: int) -> list:
     if kind != 'multipart/form-data':
         raise Refusal(415, 'content type', f'a body of type {_shown(kind)} is not taken: {HELP}')
 
+    whole = []
+
     async def stream():
         yield body
+        if not whole:  # else a part that is cut short is left out, and nothing said
+            raise MultiPartException(CUT)
 
     class Parser(MultiPartParser):
         spool_max_size = max_file_size = len(body) + 1  # nothing goes to the disk
+
+        def on_end(self):
+            whole.append(True)
+            super().on_end()
 
     too_many = Refusal(413, 'images', f'a request may have at most {most} image{"s" * (most > 1)}: send the others in '
                                       'another one')
     try:
         form = await Parser(request.headers, stream(), max_files=most, max_fields=most).parse()
-    except MultiPartException as e:
-        if 'Too many files' in e.message:
+    except (MultiPartException, UnicodeError) as e:  # the latter of a charset that can be none
+        if 'Too many files' in str(e):
             raise too_many from e
-        raise Refusal(400, 'form', 'the form cannot be read, since its parts are not as its Content-Type says: '
-                                   f'{HELP}') from e
+        raise Refusal(400, 'form', CUT if str(e) == CUT else 'the form cannot be read, since its parts are not as its '
+                                                             f'Content-Type says: {HELP}') from e
     files = []
     try:
         for field, value in form.multi_items():
