@@ -327,11 +327,12 @@ def test_what_was_accepted_is_answered_and_nothing_else(start):
     async def go(client):
         loop = asyncio.get_running_loop()
         accepted = asyncio.ensure_future(client.post('/detect', content=picture(DARK), headers=PNG))
-        never = asyncio.ensure_future(call(server, [(b'content-type', b'image/png')], lambda: asyncio.sleep(1000)))
+        never = asyncio.ensure_future(call(server, [(b'content-type', b'image/png'), (b'content-length', b'99')],
+                                           lambda: asyncio.sleep(1000)))
         await loop.run_in_executor(None, server.base.began.acquire)
         assert (await client.get('/healthz')).status_code == 200
         server.service.end()
-        started, content = await never  # whose body was still coming
+        started, content = await asyncio.wait_for(never, 5)  # whose body was still coming; it is not waited for
         assert started['status'] == 503 and 'shutting down' in content['error']
         refused(await client.post('/detect', content=picture(), headers=PNG), 503, 'shutting down')
         health = await client.get('/healthz')

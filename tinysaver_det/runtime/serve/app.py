@@ -116,7 +116,7 @@ class Guard:
             nonlocal code
             if message['type'] == 'http.response.start':
                 code = message['status']
-                if code >= 400 and not await rest.discard():
+                if code >= 400 and not await rest.discard(lambda: self.service.ending):
                     message = dict(message, headers=[*message.get('headers', ()), (b'connection', b'close')])
             await send(message)
 

@@ -1,8 +1,8 @@
 """The body of a request, read with its limits in view, and the image files in it."""
 
 import asyncio
-import contextlib
 import re
+import time
 
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from .refusal import Refusal, ending
 
 CUT = 'the form ends before its last boundary, so it was cut short: send it again'
+LOOK = 0.5  # seconds between looks at whether the server ends
 IDLE = 30  # seconds in which something of a body must come
 HELP = ('send an image as the body, with its type (curl -H "Content-Type: image/jpeg" --data-binary @photo.jpg URL), '
         'or one or several as files of a form (curl -F file=@photo.jpg URL)')
@@ -126,8 +127,11 @@ class Rest:
         self._there = self._there and message.get('more_body', False)
         return message
 
-    async def discard(self) -> bool:
+    async def discard(self, ending=lambda: False) -> bool:
         """Read it and throw it away.
+
+        Args:
+            ending: Whether the server ends, which then waits for it no longer.
 
         Returns:
             bool: Whether it came to its end; else the connection should.
@@ -140,8 +144,17 @@ class Rest:
             while self._there and self._read <= left:
                 await self.receive()
 
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(to_its_end(), self._seconds)
+        reading = asyncio.ensure_future(to_its_end())
+        end = time.monotonic() + self._seconds
+        try:
+            while not reading.done() and time.monotonic() < end:
+                await asyncio.wait({reading}, timeout=LOOK)
+                if ending():
+                    break
+            if reading.done():
+                reading.result()
+        finally:
+            reading.cancel()
         return not self._there
 
 
