@@ -16,8 +16,11 @@ def one_sentence():
 
     Such errors are found behind what frameworks wrap around them (a registry, a data loader's worker). Set
     ``TINYSAVER_DEBUG=1`` for the traceback. Ctrl-C ends the program with status 130. Warnings that OpenMMLab's
-    libraries raise about themselves are not shown.
+    libraries raise about themselves are not shown. What standard output has no letters for (such as the bytes of a
+    file's name) is escaped, as standard error does.
     """
+    if getattr(sys.stdout, 'errors', None) == 'strict' and hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(errors='backslashreplace')
     for module in ('mmengine', 'mmcv', 'mmdet', 'importlib', r'torch\.functional'):
         warnings.filterwarnings('ignore', module=module)
     pressed = []

@@ -37,7 +37,8 @@ class DrawnFiles:
             drawn: (H, W, 3) uint8 BGR.
 
         Raises:
-            ConfigError: This OpenCV writes no videos.
+            ConfigError: This OpenCV writes no videos, or none of that size or rate.
+            ImageError: The picture is too large for its kind of file.
         """
         if self._fps is not None:
             writer = self._writer(drawn.shape)
@@ -45,7 +46,10 @@ class DrawnFiles:
             self._frames += 1
             return
         name = name if name.lower().endswith(SUFFIXES) else f'{name}.jpg'
-        encoded = cv2.imencode(osp.splitext(name)[1], drawn)[1]
+        whole, encoded = cv2.imencode(osp.splitext(name)[1], drawn)
+        if not whole:
+            raise ImageError(f'{name} of {drawn.shape[1]} x {drawn.shape[0]} pixels is too large for a picture of its '
+                             'kind: have no pictures written, or convert the image to PNG')
         with whole_file(osp.join(self._folder, name), 'wb') as f:
             f.write(encoded.tobytes())
 
@@ -54,7 +58,8 @@ class DrawnFiles:
             path = self._files.enter_context(whole_path(osp.join(self._folder, self._name)))
             self._video = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*'mp4v'), self._fps, shape[1::-1])
             if not self._video.isOpened():
-                raise ConfigError('this OpenCV cannot write mp4 videos: have no pictures written')
+                raise ConfigError(f'this OpenCV cannot write an mp4 video of {shape[1]} x {shape[0]} pixels at '
+                                  f'{self._fps:g} frames per second: have no pictures written')
             self._shape = shape
             self._files.push(lambda kind, *error: self._finish(path, kind is None))
         return self._video

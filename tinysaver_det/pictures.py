@@ -18,6 +18,7 @@ from .image_files import image_files
 
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.ts')
 LOST = 100  # frames in a row that can't be read before the rest of a video is given up
+MOST_FPS = 1000  # some kinds of files give 90000 where they do not know
 SHOWN = 10  # skipped pictures that are named on the terminal where a file names all
 UNDECODED = 'the frame cannot be decoded, or the video ends before it'
 
@@ -87,7 +88,13 @@ def open_source(source, skip: Sequence = ()) -> Source:
     if not video.isOpened():
         raise ImageError(f'video {source} cannot be opened: it is damaged or of a kind that OpenCV does not decode')
     count = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
-    return Source(name, frames_of(video, count), count or None, video.get(cv2.CAP_PROP_FPS) or 25.0, frames=True)
+    return Source(name, frames_of(video, count), count or None, frame_rate(video), frames=True)
+
+
+def frame_rate(video) -> float:
+    """Frames per second of an opened video (cv2.VideoCapture); 25 where it says none, or what can be none."""
+    fps = video.get(cv2.CAP_PROP_FPS)
+    return fps if 0 < fps <= MOST_FPS else 25.0
 
 
 def frames_of(video, count: int = 0) -> Iterator[Picture]:
@@ -114,18 +121,19 @@ def frames_of(video, count: int = 0) -> Iterator[Picture]:
     yield from (Picture(k, None) for k in range(lost[0], count))
 
 
-def refuse_none_read(source: str, skipped: Sequence[tuple]) -> None:
+def refuse_none_read(source: str, skipped: Sequence[tuple], count: Optional[int] = None) -> None:
     """Refuse a source of which nothing could be read.
 
     Args:
         source: It.
         skipped: (picture, reason) of what was skipped.
+        count: How many that were, where ``skipped`` has only the first of them.
 
     Raises:
         ImageError: Always.
     """
     reason = skipped[0][1] if skipped else 'it has no frames'
-    raise ImageError(f'none of {len(skipped)} pictures of {source} could be read; the first: {reason}'
+    raise ImageError(f'none of {count or len(skipped)} pictures of {source} could be read; the first: {reason}'
                      if len(skipped) > 1 else f'{source} cannot be used: {reason}')
 
 

@@ -99,6 +99,35 @@ def test_a_content_that_is_damaged(folder, change):
     refused(folder, r'cascade\.json is damaged \(.*\): export the cascade again')
 
 
+def put(content, where, value):
+    *path, last = where.split('.')
+    for key in path:
+        content = content[int(key) if isinstance(content, list) else key]
+    content[last] = value
+
+
+@pytest.mark.parametrize('where, value, words', [
+    ('classes', 'cat', "classes must be a list, but is 'cat'"), ('merge', None, 'merge must be an object'),
+    ('stages', None, 'stages must be an object, but is None'),
+    ('stages.saver.sha256', 5, r'stages\.saver\.sha256 must be text, but is 5'),
+    ('stages.saver.graph', 'a\0b', 'cannot be read .*null'),
+    ('stages.saver.labels', [0, 1.5], r'labels\[1\] must be a whole number, but is 1\.5'),
+    ('stages.saver.postprocess', {}, 'stages.saver.postprocess lacks kind, score_thr, iou_thr'),
+    ('stages.saver.postprocess.score_thr', 'high', "score_thr must be a finite number, but is 'high'"),
+    ('stages.saver.postprocess.iou_thr', True, 'iou_thr must be a finite number, but is True'),
+    ('stages.base.postprocess.max_per_image', 1.5, 'max_per_image must be a whole number'),
+    ('stages.base.postprocess.clip', 1, 'clip must be true or false, but is 1'),
+    ('options.0.name', None, r'options\[0\]\.name must be text'),
+    ('options.1.scale', [640], r'options\[1\]\.scale must'),
+    ('options.1.gflops', {'8x8': 10 ** 400}, r'gflops\.8x8 must be a finite number, but is 1000*\.\.\.'),
+    ('options.1.gflops_per_cell', {'0': 1.0}, "by strides and 'image', but has '0'"),
+    ('options.0.preprocess.steps', [5], r'steps\[0\] must be an object, but is 5'),
+    ('routing.threshold', 10 ** 400, 'too large')])
+def test_values_of_other_types(folder, where, value, words):
+    changed(folder, lambda c: put(c, where, value))
+    refused(folder, words)
+
+
 def test_gflops_of_a_shape():
     option = OptionFile('base', 'large', preprocess(8), gflops={'8x8': 5.0})
     assert option.gflops_at(8, 8) == 5 and math.isnan(option.gflops_at(8, 16))

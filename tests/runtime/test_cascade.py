@@ -224,6 +224,19 @@ def test_an_image_that_only_the_base_cannot_take():
     assert fine.stage == 'base' and isinstance(error, ImageError)
     runner.on_base_error = 'keep_saver'
     assert [r.stage for r in runner(images)] == ['base', 'saver']
+    assert np.isnan(runner.gflops_alone(1, (1, 100))) and runner.gflops_alone(0, (1, 100)) == 1
+    with pytest.raises(ImageError, match=r'^b\.png of 100 x 1 pixels cannot be made an input of large: '):
+        runner.check_size((1, 100), 'b.png')
+    with pytest.raises(ImageError, match='^an image of 0 x 5 pixels has none'):
+        runner.check_size((5, 0))
+
+
+def test_an_option_answers_those_that_wait_for_it():
+    runner, *_ = cascade()
+    routed = runner.assign([image(2), image(1)])
+    with pytest.raises(ConfigError, match='^an image array does not wait for option 1, but for none: '):
+        runner.answer(1, routed)
+    assert routed[0].waiting == [1]
 
 
 # ---- images --------------------------------------------------------------------------------------------------
@@ -310,6 +323,15 @@ def test_an_operating_point_takes_over():
     runner.take_operating_point(point())
     assert runner.threshold == 0.9 and runner.confidence.k == 2 and runner.operating_point.threshold == 0.9
     assert [r.stage for r in runner([image(1)])] == ['base']  # a second box that is not there counts, too
+
+
+def test_what_waits_is_answered_by_what_decided():
+    runner, *_ = cascade(bundle(alignment=ALIGNMENT))
+    routed = runner.assign([image(2)])
+    runner.take_operating_point(point())
+    assert runner.alignment is None
+    runner.answer(1, routed)
+    assert same(routed[0].result, cascade(bundle(alignment=ALIGNMENT))[0]([image(2)])[0])
 
 
 def test_an_operating_point_is_read_from_a_file(tmp_path):

@@ -177,9 +177,16 @@ def test_no_box_at_all():
         assert len(chosen(Postprocess(kind, 0.1, 0.5, 10), outputs)) == 0
 
 
-def test_a_label_beyond_those_of_the_model():
-    with pytest.raises(BundleError, match='the graph of yolox gave label 3, but the bundle says that it has 2'):
-        one([[0.0, 0, 9, 9]], [0.9], [3], labels=[0, 1])
+@pytest.mark.parametrize('label', [3, -1])
+def test_a_label_beyond_those_of_the_model(label):
+    with pytest.raises(BundleError, match=f'graph of yolox gave label {label}, but the bundle says that it has 2, '):
+        one([[0.0, 0, 9, 9]], [0.9], [label], labels=[0, 1])
+
+
+@pytest.mark.parametrize('key', ['nms_pre', 'max_per_image'])
+def test_a_negative_number_of_boxes(key):
+    with pytest.raises(BundleError, match=f'{key} of yolox must not be negative, but is -1'):
+        BoxChooser(Postprocess('best_class', 0.1, 0.5, **{key: -1}), [0], 'yolox')
 
 
 def test_a_way_of_another_version():

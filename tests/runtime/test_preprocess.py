@@ -111,6 +111,12 @@ def test_a_side_that_becomes_nothing(kind):
     Preprocess('mmdet', [dict(RESIZE, interpolation='nearly')], False),
     Preprocess('mmdet', [dict(op='pad', value=[1.0] * 3)], False),
     Preprocess('mmdet', [RESIZE], False, [1.0], [1.0]),
+    Preprocess('mmdet', [RESIZE], False, [1.0] * 3, [1.0, 0.0, 1.0]),
+    Preprocess('mmdet', [RESIZE], False, divisor=0),
+    *(Preprocess('mmdet', [dict(RESIZE, scale=s)], False) for s in ([0, 5], ['a', 5], [5], [-5, 9], [10 ** 400, 5])),
+    Preprocess('mmdet', [dict(op='pad', divisor=32, value=[None] * 3)], False),
+    Preprocess('mmdet', [dict(op='pad', size=[0, -1], value=[1.0] * 3)], False),
+    Preprocess('torchvision', [dict(op='resize', min_size=0, max_size=9)], True),
     Preprocess('torchvision', [RESIZE, RESIZE], False)], ids=lambda c: c.kind)
 def test_what_is_not_known_here(config):
     with pytest.raises(BundleError, match='the input of yolox'):

@@ -280,6 +280,20 @@ def test_a_record_of_a_folder_alone(bundle, folder, tmp_path):
         run_bundle(bundle, str(folder), record=str(folder / 'record'))
 
 
+def test_an_image_that_only_the_base_cannot_take(monkeypatch, folder, tmp_path, capsys):
+    option = scripted_cascade().options[1]
+    step = dict(option.preprocess.steps[0], keep_ratio=True)
+    options = [scripted_cascade().options[0],
+               replace(option, preprocess=replace(option.preprocess, steps=[step], divisor=64))]
+    monkeypatch.setattr(module.Cascade, 'load', lambda *args: scripted_cascade(options=options))
+    (folder / '0.png').write_bytes(encoded(200, '.png', (1, 200)))
+    run_bundle('bundle', str(folder), record=str(tmp_path / 'record'))
+    said = capsys.readouterr().out
+    assert '0.png of 200 x 1 pixels cannot be made an input of base' in said and '3 images recorded' in said
+    summary = run_bundle('bundle', str(folder))  # the saver keeps it; what the base costs on it is not known
+    assert summary.images == 4 and math.isnan(summary.base_gflops)
+
+
 def test_no_half_record_stays(monkeypatch, folder, tmp_path):
     def base(images):
         raise BundleError('the graph failed')
@@ -316,5 +330,7 @@ def test_nothing_that_can_be_read_is_an_error(folder, tmp_path):
     with pytest.raises(ImageError, match=r'none of 4 pictures of there could be read; the first: .*0.png is empty'):
         run(scripted_cascade(), open_any(str(folder)), str(tmp_path / 'a.jsonl'), called='there')
     assert not (tmp_path / 'a.jsonl').exists()
+    with pytest.raises(ImageError, match='none of 3 pictures of stdin could be read; the first: the frame is no image'):
+        run(scripted_cascade(), stream(prefixed(b'no') * 3))
     with pytest.raises(ImageError, match='stdin cannot be used: it has no frames'):
         run(scripted_cascade(), stream(b''))

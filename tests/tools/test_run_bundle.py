@@ -1,5 +1,6 @@
 """tools/run_bundle.py as a program."""
 
+import io
 import json
 import os
 import signal
@@ -10,6 +11,8 @@ import sys
 import cv2
 import numpy as np
 import pytest
+
+from tinysaver_det.command import one_sentence
 
 from ..runtime.scripted_cascade import scripted_cascade
 
@@ -68,6 +71,14 @@ def test_a_file_of_lines_and_an_error_in_one_sentence(start, tmp_path):
     assert json.loads((tmp_path / 'a.jsonl').read_text())['stage'] == 'saver' and 'written to' in out.decode()
     assert said.decode().splitlines()[-1].startswith('error: standard input cannot be used: the 4 bytes before it give')
     assert [p.name for p in tmp_path.iterdir()] == ['a.jsonl']
+
+
+def test_names_that_the_terminal_has_no_letters_for(monkeypatch):
+    with io.TextIOWrapper(io.BytesIO(), 'ascii') as stdout:
+        monkeypatch.setattr('sys.stdout', stdout)
+        with one_sentence():
+            print('skipped ü\udcff.jpg', flush=True)
+        assert stdout.buffer.getvalue() == b'skipped \\xfc\\udcff.jpg\n'
 
 
 def test_its_options_come_through(run_python, monkeypatch, tmp_path):

@@ -15,7 +15,7 @@ import math
 import os
 import os.path as osp
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Optional
 
 from ..confidence import Confidence, build_confidence
@@ -23,6 +23,7 @@ from ..errors import BundleError, TinySaverError
 from ..files import read_json
 from ..merging import build_merge, read_alignment
 from ..routing import build_policy
+from .fields import built
 
 FORMAT = 1
 FILE = 'cascade.json'
@@ -187,7 +188,7 @@ class Bundle:
         Raises:
             BundleError: No bundle, damaged, a file that is missing, cut short or another's, or of another format.
         """
-        folder = os.fspath(folder)
+        folder = os.fsdecode(folder)
         if not osp.isdir(folder):
             raise BundleError(f'bundle {folder} is not there: name a folder that tools/export.py wrote')
         path = osp.join(folder, FILE)
@@ -202,7 +203,7 @@ class Bundle:
             raise BundleError(f'{path} must be of format {FORMAT}, but is of {made!r}: {AGAIN}')
         try:
             bundle = cls._from_dict(content, folder)
-        except (TypeError, KeyError, ValueError, AttributeError, TinySaverError) as e:
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError, TinySaverError) as e:
             raise BundleError(f'{path} is damaged ({" ".join(str(e).split())}): {AGAIN}') from e
         for stage in bundle.stages.values():
             bundle._check_file(stage)
@@ -210,11 +211,8 @@ class Bundle:
 
     @classmethod
     def _from_dict(cls, content, folder):
-        stages = {name: _build(StageFile, dict(s, postprocess=_build(Postprocess, s['postprocess'])))
-                  for name, s in content['stages'].items()}
-        options = [_build(OptionFile, dict(o, preprocess=_build(Preprocess, o['preprocess'])))
-                   for o in content['options']]
-        bundle = _build(cls, dict(content, stages=stages, options=options, folder=folder))
+        bundle = built(cls, content, '', folder=folder)
+        stages, options = bundle.stages, bundle.options
         if len(options) < 2 or options[0].stage != 'saver' or any(o.stage not in stages for o in options):
             raise ValueError('its options are not those of its stages')
         for stage in stages.values():
@@ -222,6 +220,8 @@ class Bundle:
                 raise ValueError(f'a graph must lie in the bundle, but is {stage.graph!r}')
             if any(not -1 <= label < len(bundle.classes) for label in stage.labels):
                 raise ValueError(f'a label of {stage.name} is none of the {len(bundle.classes)} classes')
+        for k, option in enumerate(options):
+            _check_option(option, f'options[{k}]')
         build_confidence(bundle.confidence), build_policy(bundle.routing)
         build_merge(bundle.merge), read_alignment(bundle.alignment)
         return bundle
@@ -230,8 +230,9 @@ class Bundle:
         path = self.path(stage)
         try:
             found = sha256_of(path)
-        except OSError as e:
-            raise BundleError(f'the graph {path} of {stage.name} cannot be read ({e.strerror}): {AGAIN}') from e
+        except (OSError, ValueError) as e:  # ValueError: a name with a null byte
+            raise BundleError(f'the graph {path} of {stage.name} cannot be read '
+                              f'({getattr(e, "strerror", None) or e}): {AGAIN}') from e
         if found != stage.sha256:
             raise BundleError(f'{path} is not the graph that was exported for {stage.name}: its SHA-256 is '
                               f'{found[:12]}..., but should be {stage.sha256[:12]}..., so it is cut short or another '
@@ -269,9 +270,9 @@ def sha256_of(path) -> str:
     return digest.hexdigest()
 
 
-def _build(kind, values):
-    known = [f.name for f in fields(kind)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ValueError(f'{kind.__name__} has no {", ".join(unknown)}')
-    return kind(**values)
+def _check_option(option, what):
+    if option.scale is not None and (len(option.scale) != 2 or min(option.scale) < 1):
+        raise ValueError(f'{what}.scale must be a width and a height, but is {option.scale}')
+    odd = [s for s in option.gflops_per_cell or () if s != 'image' and not (s.isdecimal() and int(s))]
+    if odd:
+        raise ValueError(f"{what}.gflops_per_cell must be by strides and 'image', but has {odd[0]!r}")

@@ -11,7 +11,6 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from ..confidence import build_confidence
 from ..detections import Detections
 from ..errors import BundleError, ConfigError, ImageError
 from ..merging import Replace, build_merge, check_together, read_alignment
@@ -73,6 +72,7 @@ class Routed:
         result: Its result; while an option waits, with the saver's raw answer.
         waiting: Numbers of the options that are still to run on it; the image is done when there is none.
         name: What messages call it.
+        decided: What decided about it, which its answer is put together by, whatever decides by then.
     """
 
     image: np.ndarray
@@ -80,6 +80,7 @@ class Routed:
     result: Result
     waiting: list = field(default_factory=list)
     name: str = 'an image array'
+    decided: object = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -249,14 +250,10 @@ class Cascade:
         if not isinstance(point, OperatingPoint):
             point = OperatingPoint.read(point)
         self._check_point(point)
-        confidence = build_confidence(point.confidence)
-        confidence.bind(self.classes)
-        if confidence.made_for is not None:
-            confidence.check_saver(weights=self.bundle.stages['saver'].weights)
-        found = self._decide(confidence, build_policy(routing_of(point, self.routing)), build_merge(point.merge),
-                             read_alignment(point.alignment), point)
+        confidence = replace(self.bundle, confidence=point.confidence).build_confidence()
         with self._lock:
-            self._deciding = found
+            self._deciding = self._decide(confidence, build_policy(routing_of(point, self.routing)),
+                                          build_merge(point.merge), read_alignment(point.alignment), point)
 
     def take_budget(self, handover: Optional[float] = None, gflops: Optional[float] = None,
                     cap: Optional[float] = None, **more) -> None:
@@ -273,9 +270,10 @@ class Cascade:
         costs = {}
         if gflops is not None:
             costs['saver_gflops'], *costs['option_gflops'] = self._mean_gflops()
-        budget = Budget(without_budget(self.routing).to_dict(), handover, gflops, cap, **more, **costs)
         with self._lock:
-            self._deciding = replace(self._deciding, routing=budget)
+            policy = without_budget(self.routing).to_dict()
+            self._deciding = replace(self._deciding,
+                                     routing=Budget(policy, handover, gflops, cap, **more, **costs))
 
     def _mean_gflops(self):
         """GFLOPs of the saver and of each option alone."""
@@ -400,8 +398,13 @@ class Cascade:
 
         Raises:
             ImageError, BundleError: What failed in the base, unless it is to keep the saver's answers.
+            ConfigError: No such option, or an image that doesn't wait for it. Nothing is changed then.
         """
         self._check_number(number, 1)
+        for one in routed:
+            if number not in one.waiting:
+                raise ConfigError(f'{one.name} does not wait for option {number}, but for {one.waiting or "none"}: '
+                                  'give images of assign to the options that they wait for, each once')
         for error in self._answer(number, routed):
             if error is not None:
                 raise error
@@ -438,10 +441,27 @@ class Cascade:
             image_size: (height, width) of the image.
 
         Returns:
-            float: NaN where they are not known.
+            float: NaN where they are not known, or it cannot take such an image.
         """
         self._check_number(number, 0)
-        return self.options[number].gflops_at(*self._inputs[number].sizes(*image_size[:2]).tensor)
+        try:
+            sizes = self._inputs[number].sizes(*image_size[:2])
+        except ImageError:
+            return math.nan
+        return self.options[number].gflops_at(*sizes.tensor)
+
+    def check_size(self, image_size: Sequence[int], name: str = 'an image') -> None:
+        """Refuse an image that the saver or an option cannot take.
+
+        Args:
+            image_size: (height, width) of the image.
+            name: What messages call it.
+
+        Raises:
+            ImageError: A side of an input would be 0 pixels long.
+        """
+        for maker in self._inputs:
+            maker.sizes(*image_size[:2], name)
 
     def _assign(self, arrays, images):
         """As :meth:`assign`, of images that were read."""
@@ -457,7 +477,8 @@ class Cascade:
         for i, row, option in zip(usable, rows, options):
             gflops = answers[i].gflops
             result = Result(answers[i].detections, 'saver', 0, float(row[0]), gflops, gflops)
-            answers[i] = Routed(arrays[i], option, result, [option] * (option > 0), names[i])
+            answers[i] = Routed(arrays[i], option, result, [option] * (option > 0), names[i],
+                                decide)
             self._finish(answers[i])
         return answers
 
@@ -499,11 +520,12 @@ class Cascade:
         if answer.detections.dropped and self.on_base_error == 'keep_saver':
             self._keep_saver(one, number, NOT_FINITE)
             return
-        saver, base = result.detections, self._aligned('base', answer.detections)
-        if isinstance(self.merge, Replace):
+        decided = one.decided or self._deciding
+        saver, base = result.detections, self._aligned(decided, 'base', answer.detections)
+        if isinstance(decided.merge, Replace):
             result.detections = replace(base, dropped=saver.dropped + base.dropped)
         else:
-            result.detections = self.merge(self._aligned('saver', saver), base)
+            result.detections = decided.merge(self._aligned(decided, 'saver', saver), base)
         result.stage, result.option = 'base', number
         result.scale = None if option.scale is None else tuple(option.scale)
 
@@ -514,12 +536,13 @@ class Cascade:
 
     def _finish(self, one):
         if not one.waiting and one.option == 0:
-            one.result.detections = self._aligned('saver', one.result.detections)
+            one.result.detections = self._aligned(one.decided or self._deciding, 'saver', one.result.detections)
 
-    def _aligned(self, stage, detections):
-        if self.alignment is None:
+    def _aligned(self, decided, stage, detections):
+        if decided.alignment is None:
             return detections
-        return replace(detections, scores=self.alignment(stage, detections.scores, detections.labels, self.classes))
+        return replace(detections,
+                       scores=decided.alignment(stage, detections.scores, detections.labels, self.classes))
 
     def _run(self, number, arrays, names):
         """Run an option on images that were read.

@@ -33,9 +33,14 @@ class BoxChooser:
                               f'install a newer version of tinysaver_det, or {AGAIN}')
         self._config, self._choose, self.name = config, kinds[config.kind], name
         self._labels = np.array(labels, np.int64)
-        self._score_thr = np.float32(config.score_thr)
-        # mmcv takes the threshold as a float32; torchvision compares the float32 IoU with a double.
-        self._iou_thr = np.float32(config.iou_thr) if config.rescale_first else at_most(config.iou_thr)
+        for key in ('nms_pre', 'max_per_image'):
+            most = getattr(config, key)
+            if most is not None and most < 0:
+                raise BundleError(f'{key} of {name} must not be negative, but is {most}: {AGAIN}')
+        with np.errstate(over='ignore'):  # infinite ones do the same
+            self._score_thr = np.float32(config.score_thr)
+            # mmcv takes the threshold as a float32; torchvision compares the float32 IoU with a double.
+            self._iou_thr = np.float32(config.iou_thr) if config.rescale_first else at_most(config.iou_thr)
 
     def check_names(self, names: Sequence[str]) -> None:
         """Refuse a graph that gives something else.
@@ -66,9 +71,10 @@ class BoxChooser:
         with np.errstate(all='ignore'):
             nan = any(v.size and v.dtype.kind == 'f' and np.isnan(v.max()) for v in mine.values())
             boxes, scores, labels = self._chosen(mine, sizes)
-        if len(labels) and labels.max() >= len(self._labels):
-            raise BundleError(f'the graph of {self.name} gave label {labels.max()}, but the bundle says that it has '
-                              f'{len(self._labels)}: {AGAIN}')
+        odd = labels[(labels < 0) | (labels >= len(self._labels))]
+        if len(odd):
+            raise BundleError(f'the graph of {self.name} gave label {odd[0]}, but the bundle says that it has '
+                              f'{len(self._labels)}, from 0: {AGAIN}')
         labels = self._labels[labels]
         keep = labels >= 0
         if not keep.all():

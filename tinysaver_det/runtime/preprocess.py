@@ -12,6 +12,8 @@ from .bundle import AGAIN, Preprocess
 INTERPOLATIONS = dict(nearest=cv2.INTER_NEAREST, bilinear=cv2.INTER_LINEAR, bicubic=cv2.INTER_CUBIC,
                       area=cv2.INTER_AREA, lanczos=cv2.INTER_LANCZOS4)
 
+LONGEST = 1 << 16  # pixels of a side that a bundle can ask for
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -45,8 +47,9 @@ class InputMaker:
         self.name = name
         kinds = dict(mmdet=_Mmdet, torchvision=_Torchvision)
         try:
-            self._made = kinds[config.kind](config)
-        except (KeyError, TypeError, ValueError, IndexError) as e:
+            with np.errstate(over='ignore'):
+                self._made = kinds[config.kind](config)
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as e:
             raise BundleError(f'how the input of {name} is made cannot be understood ({type(e).__name__}: {e}), so the '
                               f'bundle is damaged or of a newer version: {AGAIN}') from e
 
@@ -58,8 +61,10 @@ class InputMaker:
             image: What messages call it.
 
         Raises:
-            ImageError: A side becomes 0 pixels long.
+            ImageError: A side is or becomes 0 pixels long.
         """
+        if min(height, width) < 1:
+            raise ImageError(f'{image} of {width} x {height} pixels has none: give another')
         found = self._made.sizes(height, width)
         if min(found.image) < 1:
             raise ImageError(f'{image} of {width} x {height} pixels cannot be made an input of {self.name}: it would '
@@ -91,22 +96,26 @@ class _Mmdet:
         self._steps = [dict(step) for step in config.steps]
         for step in self._steps:
             if step['op'] == 'resize':
-                step['scale'] = tuple(step['scale'])
+                step['scale'] = _sides(step['scale'])
                 step['code'] = INTERPOLATIONS[step['interpolation']]
             elif step['op'] == 'pad':
-                # As OpenCV turns the value into a uint8.
-                step['value'] = np.clip(np.rint(np.array(step['value'], np.float64)), 0, 255).astype(np.uint8)
-                if len(step['value']) != 3 or not any(step.get(k) for k in ('size', 'square', 'divisor')):
+                value = np.array(step['value'], np.float64)
+                if value.shape != (3,) or not np.isfinite(value).all() \
+                        or not any(step.get(k) for k in ('size', 'square', 'divisor')):
                     raise ValueError(f'a pad of {step}')
+                step['value'] = np.clip(np.rint(value), 0, 255).astype(np.uint8)  # as OpenCV does
+                if step.get('size'):
+                    step['size'] = _sides(step['size'])
+                if step.get('divisor'):
+                    step['divisor'] = _side(step['divisor'])
             else:
                 raise ValueError(f'step {step["op"]!r}')
         self._order = (2, 1, 0) if config.to_rgb else (0, 1, 2)
         self._mean = self._std = None
         if config.mean is not None:
             self._mean, self._std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
-            if self._mean.shape != (3,) or self._std.shape != (3,):
-                raise ValueError(f'mean {config.mean} and std {config.std}')
-        self._divisor, self._pad_value = int(config.divisor), np.float32(config.pad_value)
+            _check_normalisation(config, self._mean, self._std)
+        self._divisor, self._pad_value = _side(config.divisor), np.float32(config.pad_value)
 
     def sizes(self, height, width):
         size, factors = (height, width), (1.0, 1.0)
@@ -162,16 +171,15 @@ class _Torchvision:
 
     def __init__(self, config):
         step, = config.steps
-        self._size = None if step.get('size') is None else tuple(step['size'])[::-1]
+        self._size = None if step.get('size') is None else _sides(step['size'])[::-1]
         if self._size is None:
-            self._min, self._max = step['min_size'], step['max_size']
+            self._min, self._max = _side(step['min_size']), _side(step['max_size'])
         self._order = (2, 1, 0) if config.to_rgb else (0, 1, 2)
         mean = np.zeros(3) if config.mean is None else np.array(config.mean, np.float64)
         std = np.ones(3) if config.std is None else np.array(config.std, np.float64)
-        if mean.shape != (3,) or std.shape != (3,):
-            raise ValueError(f'mean {config.mean} and std {config.std}')
+        _check_normalisation(config, mean, std)
         self._scale, self._shift = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
-        self._divisor, self._pad_value = int(config.divisor), np.float32(config.pad_value)
+        self._divisor, self._pad_value = _side(config.divisor), np.float32(config.pad_value)
 
     def sizes(self, height, width):
         if self._size is None:
@@ -204,6 +212,24 @@ def _rows(image, height):
     upper = np.floor(place).astype(np.int64)  # both rows are within the image, as it is more than halved
     part = (place - upper).astype(np.float32)[:, None, None]
     return image[upper] * (1 - part) + image[upper + 1] * part
+
+
+def _check_normalisation(config, mean, std):
+    if mean.shape != (3,) or std.shape != (3,) or not np.isfinite([mean, std]).all() or not std.all():
+        raise ValueError(f'mean {config.mean} and std {config.std}')
+
+
+def _sides(value):
+    """(width, height) in pixels."""
+    width, height = value
+    return _side(width), _side(height)
+
+
+def _side(value):
+    """A number of pixels."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= LONGEST:
+        raise ValueError(f'{value!r} pixels')
+    return int(value)
 
 
 def _resized(step, size):

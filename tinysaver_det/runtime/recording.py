@@ -28,7 +28,7 @@ def record_options(cascade, images: RecordImages, out: str, batch_size: int, sou
 
     Args:
         cascade: The :class:`~tinysaver_det.runtime.Cascade`.
-        images: They; one that cannot be read is left out, named and counted.
+        images: They; one that cannot be read, or no input of an option be made of, is left out, named and counted.
         out: Folder to write to: not there yet, or empty.
         batch_size: Images per batch.
         source: What messages call the images.
@@ -51,7 +51,9 @@ def record_options(cascade, images: RecordImages, out: str, batch_size: int, sou
                     usable = []
                     for i in range(start, min(len(images), start + batch_size)):
                         try:
-                            usable.append((images.ids[i], read_image(images.paths[i])))
+                            array = read_image(images.paths[i])
+                            cascade.check_size(array.shape, f'image {images.paths[i]}')
+                            usable.append((images.ids[i], array))
                         except ImageError as e:
                             skipped.append((Picture(images.names[i], None), str(e)))
                     for number, writer in zip(numbers, writers) if usable else ():

@@ -11,7 +11,6 @@ from typing import Optional
 
 import numpy as np
 
-from ..analysis.record_files import coco_boxes
 from ..analysis.record_images import RecordImages, images_of_annotations, images_of_folder
 from ..analysis.records import GroundTruth, Results
 from ..checks import check_least
@@ -169,7 +168,7 @@ def run(cascade, source: Source, json_lines: Optional[str] = None, show_dir: Opt
         if not count:
             if ended() and not skipped.count:
                 raise KeyboardInterrupt
-            refuse_none_read(called or source.name, skipped.kept)
+            refuse_none_read(called or source.name, skipped.kept, skipped.count)
     summary = _summary(cascade, totals, answers)
     summary.print(out)
     for line in skipped.lines(count, json_lines):
@@ -282,12 +281,7 @@ class _Answers:
         from ..analysis.walk import Walk
 
         truth = self.truth
-        counts = [len(d) for d in self._found]
-        boxes, scores, labels = (np.concatenate([getattr(d, k) for d in self._found]) for k in (
-            'bboxes', 'scores', 'labels'))
-        place = np.searchsorted(np.sort(self._images), self._images)
-        results = Results('cascade', np.repeat(place, counts), labels, coco_boxes(boxes), scores.astype(np.float64),
-                          len(truth))
+        results = Results.of('cascade', [self._found[k] for k in np.argsort(self._images)])
         mean = RoutedEvaluator(truth, [match(truth, results)]).coco(Walk.one(np.zeros(len(truth), np.int8))).mean[0]
         return {f'coco/bbox_{name}': float(value) for name, value in zip(METRICS, mean)}
 

@@ -1,6 +1,5 @@
 """Cameras, streams and standard input as pictures one after the other."""
 
-import math
 import os
 import queue
 import re
@@ -13,7 +12,7 @@ import cv2
 
 from ..errors import ImageError
 from ..image_files import JPEG_START
-from ..pictures import Picture, Source, frames_of, open_source
+from ..pictures import Picture, Source, frame_rate, frames_of, open_source
 from .images import decode_image
 
 STDIN = '-'
@@ -60,10 +59,8 @@ def _camera(source):
     if not video.isOpened():
         raise ImageError(f'the camera or stream {name} cannot be opened: see that it is there, that nothing else uses '
                          'it, and that OpenCV decodes its kind')
-    fps = video.get(cv2.CAP_PROP_FPS)
-    fps = fps if math.isfinite(fps) and 1 <= fps <= 240 else 25.0
     return Source(f'camera{name}' if source.isdecimal() else re.sub(r'\W+', '_', name.split('?')[0]).strip('_'),
-                  frames_of(video), fps=fps, live=True, frames=True)
+                  frames_of(video), fps=frame_rate(video), live=True, frames=True)
 
 
 def pictures_of(read: Callable[[], bytes]) -> Iterator[Picture]:

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import math
 import re
 
 import numpy as np
@@ -13,6 +14,7 @@ from tinysaver_det.runtime.serve.app import PAGE
 from .scripted import BRIGHT, DARK, Client, cascade, header_only, over, picture
 
 PNG = {'Content-Type': 'image/png'}
+FILE = b'Content-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
 
 
 def form(*pictures):
@@ -104,6 +106,10 @@ def test_what_comes_together_runs_together(start):
     (b'x', 'multipart/form-data; boundary=y', 400, 'form cannot be read'),
     (b'--y\r\n\r\n', 'multipart/form-data; boundary=y', 400, 'form cannot be read'),
     (b'--y--\r\n', 'multipart/form-data; boundary=y', 422, 'no file in the form'),
+    (b'--y\r\n' + FILE + picture() + b'\r\n--y\r\n' + FILE + picture()[:-9], 'multipart/form-data; boundary=y', 400,
+     'the form ends before its last boundary, so it was cut short'),
+    (b'--y\r\n' + FILE + b'x\r\n--y--\r\n', 'multipart/form-data; boundary=y; charset=undefined', 400,
+     'form cannot be read'),
     (header_only(20_000, 20_000), 'image/png', 413, '20000 x 20000 pixels large, which is more than the 50 mega')])
 def test_bodies_that_are_not_taken(client, monkeypatch, content, kind, code, match):
     if code == 413:
@@ -139,6 +145,13 @@ def test_odd_shapes_have_an_answer(client, size):
         assert response.json()['images'][0]['image_size'] == dict(width=size[0], height=size[1])
     else:
         refused(response, 422, '.')
+
+
+def test_an_image_that_only_the_base_cannot_take_has_an_answer(start):
+    server = start()  # which at 32 and 64 pixels are images of up to 64 and 128 by 1
+    server.cascade._inputs.reverse()
+    image = Client(server).post('/detect', content=picture(BRIGHT, (1, 100)), headers=PNG).json()['images'][0]
+    assert image['stage'] == 'saver' and image['base_alone_gflops'] is None
 
 
 def test_limits_of_images(start):
@@ -248,6 +261,11 @@ def test_addresses_that_are_not_there(client):
     refused(client.get('/detect'), 405, 'GET is not for this address')
 
 
+@pytest.mark.parametrize('path', ['/', '/healthz', '/metrics'])
+def test_who_watches_may_ask_for_the_head_alone(client, path):
+    assert over(client.server, lambda c: c.head(path)).status_code == 200
+
+
 # ---- failures
 
 
@@ -309,11 +327,12 @@ def test_what_was_accepted_is_answered_and_nothing_else(start):
     async def go(client):
         loop = asyncio.get_running_loop()
         accepted = asyncio.ensure_future(client.post('/detect', content=picture(DARK), headers=PNG))
-        never = asyncio.ensure_future(call(server, [(b'content-type', b'image/png')], lambda: asyncio.sleep(1000)))
+        never = asyncio.ensure_future(call(server, [(b'content-type', b'image/png'), (b'content-length', b'99')],
+                                           lambda: asyncio.sleep(1000)))
         await loop.run_in_executor(None, server.base.began.acquire)
         assert (await client.get('/healthz')).status_code == 200
         server.service.end()
-        started, content = await never  # whose body was still coming
+        started, content = await asyncio.wait_for(never, 5)  # whose body was still coming; it is not waited for
         assert started['status'] == 503 and 'shutting down' in content['error']
         refused(await client.post('/detect', content=picture(), headers=PNG), 503, 'shutting down')
         health = await client.get('/healthz')
@@ -388,7 +407,8 @@ def test_schema_tells_of_the_body(client):
 
 @pytest.mark.parametrize('limits, match', [
     (dict(base_batch_size=0), '--base-batch-size must be at least 1'), (dict(max_wait_ms=-1), '--max-wait-ms'),
-    (dict(max_upload_mb=0), '--max-upload-mb'), (dict(max_pixels=float('nan')), '--max-pixels'),
+    (dict(max_upload_mb=0), '--max-upload-mb'), (dict(max_upload_mb=math.inf), '--max-upload-mb must be finite'),
+    (dict(max_pixels=float('nan')), '--max-pixels'),
     (dict(queue=8), '--queue must be at least --max-images, but 8 places')])
 def test_limits_that_cannot_be_used(limits, match):
     with pytest.raises(ConfigError, match=match):

@@ -87,6 +87,17 @@ def test_images_wait_no_longer_than_they_may(start):
     assert answers(batching.submit([1])) == [(1, 0)]
 
 
+def test_images_may_wait_longer_than_a_clock_can_tell(start, monkeypatch):
+    cascade, batching = start(max_wait=1e300)
+    waits, wait = threading.Event(), batching._changed.wait
+    monkeypatch.setattr(batching._changed, 'wait', lambda timeout=None: (timeout and waits.set(), wait(timeout)))
+    batching.announce(2)
+    works = batching.submit([1])
+    assert waits.wait(20)
+    batching.announce(-1)
+    assert answers(works) == [(1, 0)]
+
+
 def test_what_comes_during_a_run_is_the_next_batch_and_no_larger_than_it_may_be(start):
     cascade, batching = start(batch_size=3)
     cascade.go.clear()

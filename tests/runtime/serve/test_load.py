@@ -1,4 +1,5 @@
 import asyncio
+import socket
 import threading
 
 import pytest
@@ -61,3 +62,22 @@ def test_no_server(server):
         load_test('http://127.0.0.1:1', [b''])
     with pytest.raises(ConfigError, match='answers no image, but with status 429'):
         load_test(server, [b'no'], seconds=0.05)
+    with pytest.raises(ConfigError, match='answers no image, but with nothing: see its log'):
+        load_test(server, [b'xx'], seconds=0.05)
+    for url in ('http://127.0.0.1:99999', 'http://[::1'):
+        with pytest.raises(ConfigError, match='must be named as http://HOST:PORT'):
+            load_test(url, [b''])
+
+
+def test_who_answers_is_no_server():
+    with socket.create_server(('127.0.0.1', 0)) as other:
+        def talk():
+            with other.accept()[0] as connection:
+                connection.recv(1 << 16)
+                connection.sendall(b'SSH-2.0\r\n')
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        with pytest.raises(ConfigError, match=r'no server answers at .* \(no whole answer\): start one'):
+            load_test(f'http://127.0.0.1:{other.getsockname()[1]}', [b''])
+        thread.join(20)

@@ -80,15 +80,18 @@ def create_app(cascade, limits: Limits = None) -> FastAPI:
         found = await service.detect(request, _min_score(request))
         return Response(json.dumps(found, allow_nan=False, separators=(',', ':')), media_type='application/json')
 
+    @app.head('/healthz', include_in_schema=False)
     @app.get('/healthz', summary='Whether images are taken')
     async def healthz():
         return JSONResponse(dict(status='ending' if service.ending else 'ok', **facts),
                             503 if service.ending else 200)
 
+    @app.head('/metrics', include_in_schema=False)
     @app.get('/metrics', summary='Figures for Prometheus')
     async def metrics():
         return Response(service.metrics.text(), headers={'Content-Type': service.metrics.content_type})
 
+    @app.head('/', include_in_schema=False)
     @app.get('/', include_in_schema=False)
     async def index():
         return HTMLResponse(page, headers={'Content-Security-Policy': POLICY, 'X-Content-Type-Options': 'nosniff'})
@@ -113,7 +116,7 @@ class Guard:
             nonlocal code
             if message['type'] == 'http.response.start':
                 code = message['status']
-                if code >= 400 and not await rest.discard():
+                if code >= 400 and not await rest.discard(lambda: self.service.ending):
                     message = dict(message, headers=[*message.get('headers', ()), (b'connection', b'close')])
             await send(message)
 

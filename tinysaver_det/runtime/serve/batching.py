@@ -144,7 +144,7 @@ class Batching:
                 queue = self.queues[number]
                 left = queue[0].since + self.max_wait - time.monotonic()
                 if len(queue) < self.batch_size and left > 0 and not self._closed and self._coming(number):
-                    self._changed.wait(left)
+                    self._changed.wait(min(left, threading.TIMEOUT_MAX))
                     continue
                 works = [queue.popleft() for _ in range(min(len(queue), self.batch_size))]
                 if not number:

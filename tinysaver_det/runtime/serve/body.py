@@ -1,8 +1,8 @@
 """The body of a request, read with its limits in view, and the image files in it."""
 
 import asyncio
-import contextlib
 import re
+import time
 
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -10,6 +10,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from .refusal import Refusal, ending
 
+CUT = 'the form ends before its last boundary, so it was cut short: send it again'
+LOOK = 0.5  # seconds between looks at whether the server ends
 IDLE = 30  # seconds in which something of a body must come
 HELP = ('send an image as the body, with its type (curl -H "Content-Type: image/jpeg" --data-binary @photo.jpg URL), '
         'or one or several as files of a form (curl -F file=@photo.jpg URL)')
@@ -125,8 +127,11 @@ class Rest:
         self._there = self._there and message.get('more_body', False)
         return message
 
-    async def discard(self) -> bool:
+    async def discard(self, ending=lambda: False) -> bool:
         """Read it and throw it away.
+
+        Args:
+            ending: Whether the server ends, which then waits for it no longer.
 
         Returns:
             bool: Whether it came to its end; else the connection should.
@@ -139,8 +144,17 @@ class Rest:
             while self._there and self._read <= left:
                 await self.receive()
 
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(to_its_end(), self._seconds)
+        reading = asyncio.ensure_future(to_its_end())
+        end = time.monotonic() + self._seconds
+        try:
+            while not reading.done() and time.monotonic() < end:
+                await asyncio.wait({reading}, timeout=LOOK)
+                if ending():
+                    break
+            if reading.done():
+                reading.result()
+        finally:
+            reading.cancel()
         return not self._there
 
 
@@ -166,21 +180,29 @@ async def files_of(request: Request, body: bytes, most: int) -> list:
     if kind != 'multipart/form-data':
         raise Refusal(415, 'content type', f'a body of type {_shown(kind)} is not taken: {HELP}')
 
+    whole = []
+
     async def stream():
         yield body
+        if not whole:  # else a part that is cut short is left out, and nothing said
+            raise MultiPartException(CUT)
 
     class Parser(MultiPartParser):
         spool_max_size = max_file_size = len(body) + 1  # nothing goes to the disk
+
+        def on_end(self):
+            whole.append(True)
+            super().on_end()
 
     too_many = Refusal(413, 'images', f'a request may have at most {most} image{"s" * (most > 1)}: send the others in '
                                       'another one')
     try:
         form = await Parser(request.headers, stream(), max_files=most, max_fields=most).parse()
-    except MultiPartException as e:
-        if 'Too many files' in e.message:
+    except (MultiPartException, UnicodeError) as e:  # the latter of a charset that can be none
+        if 'Too many files' in str(e):
             raise too_many from e
-        raise Refusal(400, 'form', 'the form cannot be read, since its parts are not as its Content-Type says: '
-                                   f'{HELP}') from e
+        raise Refusal(400, 'form', CUT if str(e) == CUT else 'the form cannot be read, since its parts are not as its '
+                                                             f'Content-Type says: {HELP}') from e
     files = []
     try:
         for field, value in form.multi_items():

@@ -1,5 +1,6 @@
 """What one request, and all of them together, may ask of a server."""
 
+import math
 from dataclasses import dataclass
 
 from ...checks import check_least
@@ -32,7 +33,10 @@ class Limits:
     def __post_init__(self):
         for name, least in (('base_batch_size', 1), ('queue', 1), ('max_wait_ms', 0), ('max_upload_mb', 0.001),
                             ('max_pixels', 1), ('max_images', 1)):
-            check_least(f'--{name.replace("_", "-")}', getattr(self, name), least)
+            option, value = f'--{name.replace("_", "-")}', getattr(self, name)
+            check_least(option, value, least)
+            if not math.isfinite(value):
+                raise ConfigError(f'{option} must be finite, but got {value}: give a large number')
         if self.queue < self.max_images:
             raise ConfigError(f'--queue must be at least --max-images, but {self.queue} places hold no request of '
                               f'{self.max_images} images: raise the one or lower the other')

@@ -15,6 +15,7 @@ from ...errors import ConfigError
 
 MEMORY = re.compile(r'^process_resident_memory_bytes (\S+)$', re.MULTILINE)
 EVERY = 0.2  # seconds between looks at the memory
+FAILURES = (OSError, ValueError, asyncio.TimeoutError)  # of who gets no whole answer
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,14 @@ def load_test(url: str, images: Sequence[bytes], clients: int = 16, seconds: flo
     Raises:
         ConfigError: There is no such server, or it answers nothing.
     """
-    parts = urlsplit(url)
-    if parts.scheme != 'http' or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or 80
+    except ValueError:  # such as a port that is too large
+        host = None
+    if not host or parts.scheme != 'http':
         raise ConfigError(f'the server must be named as http://HOST:PORT, but got {url!r}')
-    return asyncio.run(_Load(parts.hostname, parts.port or 80, images, timeout).run(clients, seconds, times))
+    return asyncio.run(_Load(host, port, images, timeout).run(clients, seconds, times))
 
 
 class _Load:
@@ -100,14 +105,17 @@ class _Load:
     async def run(self, clients, seconds, times):
         try:
             before = await self._memory()
-        except OSError as e:
-            raise ConfigError(f'no server answers at http://{self.address[0]}:{self.address[1]} ({e.strerror or e}): '
+        except FAILURES as e:
+            reason = getattr(e, 'strerror', None) or str(e) or 'nothing came in time'
+            raise ConfigError(f'no server answers at http://{self.address[0]}:{self.address[1]} ({reason}): '
                               'start one with tools/serve.py') from e
         await asyncio.gather(*(self._send(k) for k in range(min(clients, 8))))  # the first ones are slow
         closed, memory_closed = await self._watched(self._closed(clients, seconds))
         good = [took for code, took, _ in closed[0] if code == 200]
         if not good:
-            raise ConfigError(f'the server answers no image, but with status {closed[0][0][0]}: see its log')
+            code = closed[0][0][0]
+            raise ConfigError('the server answers no image, but '
+                              f'{"with nothing" if code is None else f"with status {code}"}: see its log')
         capacity = len(good) / closed[1]
         opened, memory_open = await self._watched(self._open(times * capacity, seconds))
         answers, took, late = opened
@@ -141,7 +149,7 @@ class _Load:
         """What it gives, and the most memory that the server had meanwhile."""
         task, most = asyncio.ensure_future(doing), []
         while not task.done():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*FAILURES):
                 most.append(await self._memory())
             await asyncio.wait({task}, timeout=EVERY)
         return task.result(), max((m for m in most if m is not None), default=None)
@@ -157,7 +165,7 @@ class _Load:
         try:
             code, head, body = await self._exchange(self.requests[number % len(self.requests)])
             json.loads(body)
-        except (OSError, ValueError, asyncio.TimeoutError, asyncio.IncompleteReadError):
+        except FAILURES:
             return None, time.monotonic() - start, False
         return code, time.monotonic() - start, b'\r\nretry-after:' in head.lower()
 
