@@ -19,7 +19,7 @@ from ..errors import CheckpointError, ConfigError
 from ..merging import Replace, build_merge, check_together, read_alignment
 from ..names import STAGES
 from ..registry import TASK_UTILS
-from ..routing import OperatingPoint, answers_of, gains_count, knob_of, routing_of, set_knob
+from ..routing import LiveKnobs, OperatingPoint, answers_of, gains_count, routing_of
 from ..stage_config import stage_configs
 from .answers import aligned_instances, answer_of_both
 from .checkpoint import weights_checksum
@@ -35,7 +35,7 @@ KEPT = ('saver_instances', 'saver_dropped', 'saver_features', 'base_instances', 
 
 
 @MODELS.register_module()
-class TinySaverDetector(BaseDetector):
+class TinySaverDetector(LiveKnobs, BaseDetector):
     """Runs the saver on every image and the base on those whose confidence is below the threshold.
 
     Both are ordinary mmdet detectors, each with its own config, weights, input pipeline and preprocessing. The
@@ -190,32 +190,6 @@ class TinySaverDetector(BaseDetector):
             self._set_target_classes(common_classes(list(stages.values())))
 
     # ---- settings ------------------------------------------------------------------------------------------
-
-    @property
-    def threshold(self) -> float:
-        """Confidence below which an image is handed over.
-
-        Raises:
-            ConfigError: A price decides.
-        """
-        return knob_of(self.routing, 'threshold')
-
-    @threshold.setter
-    def threshold(self, value):
-        set_knob(self.routing, 'threshold', value)
-
-    @property
-    def price(self) -> float:
-        """Points of the metric that one GFLOP more per image must gain.
-
-        Raises:
-            ConfigError: A threshold decides.
-        """
-        return knob_of(self.routing, 'price')
-
-    @price.setter
-    def price(self, value):
-        set_knob(self.routing, 'price', value)
 
     @property
     def on_base_error(self) -> str:

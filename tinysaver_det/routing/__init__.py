@@ -15,12 +15,12 @@ A :class:`Budget` has a policy inside and moves its knob image by image; it alon
 """
 
 from .budget import Budget, is_budget, without_budget
-from .live import gains_count, knob_of, routing_of, set_knob
+from .live import LiveKnobs, gains_count, knob_of, routing_of, set_knob
 from .operating_point import OperatingPoint, answers_of
 from .policies import POLICIES, build_policy
 from .price import Price
 from .smallest_scale import SmallestScale
 from .threshold import Threshold
 
-__all__ = ['POLICIES', 'Budget', 'OperatingPoint', 'Price', 'SmallestScale', 'Threshold', 'answers_of', 'build_policy',
-           'gains_count', 'is_budget', 'knob_of', 'routing_of', 'set_knob', 'without_budget']
+__all__ = ['POLICIES', 'Budget', 'LiveKnobs', 'OperatingPoint', 'Price', 'SmallestScale', 'Threshold', 'answers_of',
+           'build_policy', 'gains_count', 'is_budget', 'knob_of', 'routing_of', 'set_knob', 'without_budget']

@@ -52,6 +52,39 @@ def set_knob(policy, name: str, value) -> None:
     policy.value = value
 
 
+class LiveKnobs:
+    """The knob of ``self.routing`` as a property of a live cascade, under the name that the policy has for it."""
+
+    @property
+    def threshold(self) -> float:
+        """Confidence below which an image is handed over. Can be set.
+
+        Raises:
+            ConfigError: A price decides.
+        """
+        return knob_of(self.routing, 'threshold')
+
+    @threshold.setter
+    def threshold(self, value):
+        self._turn('threshold', value)
+
+    @property
+    def price(self) -> float:
+        """Points of the metric that one GFLOP more per image must gain. Can be set.
+
+        Raises:
+            ConfigError: A threshold decides.
+        """
+        return knob_of(self.routing, 'price')
+
+    @price.setter
+    def price(self, value):
+        self._turn('price', value)
+
+    def _turn(self, name, value):
+        set_knob(self.routing, name, value)
+
+
 def _require_knob(policy, name):
     if policy.knob != name:
         raise ConfigError(f'{name} decides nothing where images are routed by {type(policy).__name__}, whose knob is '

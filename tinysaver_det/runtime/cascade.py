@@ -14,16 +14,7 @@ import numpy as np
 from ..detections import Detections
 from ..errors import BundleError, ConfigError, ImageError
 from ..merging import Replace, build_merge, check_together, read_alignment
-from ..routing import (
-    Budget,
-    OperatingPoint,
-    build_policy,
-    gains_count,
-    knob_of,
-    routing_of,
-    set_knob,
-    without_budget,
-)
+from ..routing import Budget, LiveKnobs, OperatingPoint, build_policy, gains_count, routing_of, without_budget
 from .bundle import AGAIN, Bundle
 from .graph import Graph, check_providers, check_threads
 from .images import read_image
@@ -100,7 +91,7 @@ class _Answer:
     gflops: float
 
 
-class Cascade:
+class Cascade(LiveKnobs):
     """Runs the saver on every image and the base on those of which the policy says so.
 
     Many threads may call one cascade at once. An image's answer doesn't depend on the others of its batch: images whose
@@ -206,33 +197,9 @@ class Cascade:
         """The one that decides, or None."""
         return self._deciding.operating_point
 
-    @property
-    def threshold(self) -> float:
-        """Confidence below which an image is handed over.
-
-        Raises:
-            ConfigError: A price decides.
-        """
-        return knob_of(self.routing, 'threshold')
-
-    @threshold.setter
-    def threshold(self, value):
+    def _turn(self, name, value):
         with self._lock:
-            set_knob(self.routing, 'threshold', value)
-
-    @property
-    def price(self) -> float:
-        """Points of the metric that one GFLOP more per image must gain.
-
-        Raises:
-            ConfigError: A threshold decides.
-        """
-        return knob_of(self.routing, 'price')
-
-    @price.setter
-    def price(self, value):
-        with self._lock:
-            set_knob(self.routing, 'price', value)
+            super()._turn(name, value)
 
     def take_operating_point(self, point) -> None:
         """Let another operating point decide.
