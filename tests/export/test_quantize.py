@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from tinysaver_det.analysis.calibration import calibrate
 from tinysaver_det.analysis.scoring import policy_rows
-from tinysaver_det.confidence import BoxEntropy
+from tinysaver_det.confidence import BoxEntropy, LearnedGain
 from tinysaver_det.datasets.digits import CLASSES, load_scans, scene
 from tinysaver_det.detections import Detections
 from tinysaver_det.errors import ConfigError, DataError, ExportError, ImageError, OperatingPointError
@@ -27,8 +27,10 @@ from tinysaver_det.export.quantize import float_nodes, quantize_graph, signal_ov
 from tinysaver_det.routing import Budget, Price, SmallestScale, Threshold
 from tinysaver_det.runtime import Cascade
 from tinysaver_det.runtime.bundle import Bundle
+from tinysaver_det.runtime.graph import Graph
 
 from ..conftest import ROOT
+from ..gates import gate_content
 
 COUNT = 24
 
@@ -262,6 +264,42 @@ def test_graphs_that_cannot_be_quantised(copied, scenes, tmp_path, capsys):
     assert capsys.readouterr().out == ''
 
 
+def test_images_of_several_shapes(tmp_path):
+    """A graph whose input follows the image: convolution, ReLU, convolution, ReLU, convolution."""
+    rng, value = np.random.default_rng(0), helper.make_tensor_value_info
+    weights = [rng.normal(size=(4, 3 if k == 0 else 4, 3, 3)).astype(np.float32) for k in range(3)]
+    nodes, last = [], 'images'
+    for k in range(3):
+        out = 'boxes' if k == 2 else f'map_{k}'
+        nodes.append(helper.make_node('Conv', [last, f'weight_{k}'], [out], name=f'conv_{k}', pads=[1] * 4))
+        if k < 2:
+            nodes.append(helper.make_node('Relu', [out], [f'relu_{k}'], name=f'relu_{k}'))
+        last = f'relu_{k}'
+    shapes = dict(images=['n', 3, 'h', 'w'], boxes=['n', 4, 'h', 'w'])
+    graph = helper.make_graph(nodes, 'free', *([value(k, TensorProto.FLOAT, v)] for k, v in shapes.items()), [
+        helper.make_tensor(f'weight_{k}', TensorProto.FLOAT, w.shape, w.ravel()) for k, w in enumerate(weights)])
+    assert float_nodes(graph) == ['conv_2']
+    source = str(tmp_path / 'a.onnx')
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=9), source)
+    inputs = [rng.uniform(size=(1, 3, *shape)).astype(np.float32) for shape in ((32, 48), (64, 32), (40, 40))]
+    for method in ('static', 'dynamic'):
+        made = str(tmp_path / f'{method}.onnx')
+        quantize_graph(source, made, inputs, 'a free one', method)
+        for images in inputs:
+            expected, given = (Graph(p, 'it', ['CPU'], 1)(images)['boxes'] for p in (source, made))
+            assert 0 < np.abs(given - expected).mean() < 0.05 * np.abs(expected).mean()
+    again = str(tmp_path / 'again.onnx')
+    quantize_graph(source, again, inputs, 'a free one')
+    digests = [weights_digest(p) for p in (source, str(tmp_path / 'static.onnx'), again)]
+    assert digests[0] != digests[1] == digests[2]
+
+
+def test_a_gate_is_for_the_float_saver(copied, scenes):
+    gate = LearnedGain(gate=gate_content(tuple(CLASSES), weights=copied.stages['saver'].weights))
+    with pytest.raises(ExportError, match='LearnedGain was fitted on the answers of the float32 saver'):
+        changed(replace(copied, confidence=gate.to_dict()), scenes)
+
+
 def test_a_bundle_is_whole_or_absent(copied, scenes, monkeypatch):
     def fails(*_, **__):
         raise ValueError('a graph it does not know')
@@ -278,7 +316,8 @@ def test_signal_over_noise():
     weak = np.concatenate([even, even / 300])  # is rounded to nothing, all noise
     assert signal_over_noise(weak) == pytest.approx(10 * np.log10(2), abs=0.1)
     assert signal_over_noise(np.zeros((2, 5))) == np.inf
-    assert signal_over_noise(np.concatenate([even, np.ones_like(even)])) == signal_over_noise(even)  # never varies
+    assert signal_over_noise(np.concatenate([even, np.ones_like(even)])) == pytest.approx(  # which never varies
+        signal_over_noise(even), abs=0.01)
 
 
 def test_compare_boxes():
@@ -296,9 +335,11 @@ def test_what_is_printed(bundles, capsys):
                   'with 1 thread', 'int8 is not faster on this machine: 20.00 ms for 10.00 ms (2.00 times the time)',
                   '20% of the images are routed otherwise, 30% of the boxes are lost, 10.0 points of mAP'):
         assert words in out
-    print_int8(replace(bundles.figures, seconds=(0.02, 0.01), changed=0.0, found=1.0, saver=(0.5, 0.5)))
+    print_int8(replace(bundles.figures, seconds=(0.02, 0.01), method='dynamic', settings=(0.5, 0.5), changed=0.0,
+                       found=1.0, saver=(0.5, 0.5)))
     out = capsys.readouterr().out
-    assert 'not faster' not in out and 'changes much' not in out
+    assert 'not faster' not in out and 'changes much' not in out and 'static one is faster' in out
+    assert 'the threshold of 0.5 could stay' in out
 
 
 @pytest.mark.parametrize('args, words', [

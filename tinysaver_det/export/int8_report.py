@@ -31,6 +31,7 @@ def print_int8(found: Int8Figures) -> None:
     console().print(table)
     threads = f'{found.threads} thread' + 's' * (found.threads != 1)
     print(f'timed one image at a time with {threads}, both graphs in turn, without reading images and choosing boxes')
+    print('differences from torch above are those of the float32 graph, of which the int8 one was made')
     for sentence in sentences(found):
         print(sentence)
 
@@ -44,11 +45,16 @@ def sentences(found: Int8Figures) -> list:
     elif found.kept:
         said.append(f'the {found.knob} was kept: it was chosen for the float32 saver')
     elif found.settings[0] is not None:
-        said.append(f'the {found.knob} was set from {found.settings[0]:.4g} to {found.settings[1]:.4g}, at which as '
-                    f'many of these images are handed over ({found.shares[1]:.1%}, before {found.shares[0]:.1%})')
+        shares = f'({found.shares[1]:.1%} of these images are handed over, before {found.shares[0]:.1%})'
+        old, new = found.settings
+        said.append(f'the {found.knob} of {old:.4g} could stay {shares}' if old == new else
+                    f'the {found.knob} was set from {old:.4g} to {new:.4g} {shares}')
     if after > SLOW * before:
         said.append(f'int8 is not faster on this machine: {1000 * after:.2f} ms for {1000 * before:.2f} ms '
                     f'({after / before:.2f} times the time); measure where it is to run, or stay with float32')
+    if found.method == 'dynamic':
+        said.append('a dynamic int8 graph rounds weights by tensor and looks for ranges on every run: a static one is '
+                    'faster and nearer to float32 wherever both were measured')
     lost = []
     if found.changed > ROUTES:
         lost.append(f'{found.changed:.0%} of the images are routed otherwise')

@@ -14,7 +14,7 @@ from .graphs import silence
 
 METHODS = ('static', 'dynamic')
 PERCENTILE = 99.99  # of what a tensor holds; half of the rest is cut off at each end
-FLOOR = 20.0  # dB of signal over rounding noise, a mean over channels
+FLOOR = 24.0  # dB of signal over rounding noise, a mean over channels
 LOOKED_AT = 16  # inputs, and places of each map in each
 PLACES = 512
 CONVOLUTION = 'Conv'
