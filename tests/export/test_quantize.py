@@ -340,6 +340,9 @@ def test_what_is_printed(bundles, capsys):
     out = capsys.readouterr().out
     assert 'not faster' not in out and 'changes much' not in out and 'static one is faster' in out
     assert 'the threshold of 0.5 could stay' in out
+    print_int8(replace(bundles.figures, boxes=0, found=float('nan'), iou=float('nan')))
+    out = capsys.readouterr().out
+    assert 'nan' not in out and 'the float32 saver shows no box on these images' in out
 
 
 @pytest.mark.parametrize('args, words', [
