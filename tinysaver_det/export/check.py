@@ -55,8 +55,9 @@ class Differences:
                               f'{self.scores:.3g} in scores, where {PIXELS} and {SCORES} are allowed: nothing was '
                               'written')
         if self.others > max(1, OTHERS * self.boxes):
-            raise ExportError(f'{what} are other ones than those of torch in {self.others} of {self.boxes} cases: '
-                              'nothing was written')
+            raise ExportError(f'{what} are other ones than those of torch in {self.others} cases, beside {self.boxes} '
+                              'boxes that were compared: nothing was written; where many scores are equal, as random '
+                              'weights make them, torch may choose any, so that a trained checkpoint is needed')
 
 
 def compare_outputs(found: Differences, graph: Graph, run, images: torch.Tensor) -> None:
