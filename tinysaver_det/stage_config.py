@@ -99,13 +99,18 @@ def dataset_type(cfg: Config, dataset: dict) -> Optional[type]:
         return datasets.get(kind)
 
 
-def config_classes(cfg: Config) -> Optional[Sequence[str]]:
-    """The class names of a config's test data set: its ``metainfo``, else those of the data set's type, else None."""
+def config_classes(cfg: Config, of_type: bool = True) -> Optional[Sequence[str]]:
+    """The class names of a config's test data set: its ``metainfo``, else those of the data set's type, else None.
+
+    Args:
+        cfg: The config.
+        of_type: Whether those of the type count.
+    """
     dataset = cfg.get('test_dataloader', {}).get('dataset') or {}
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     classes = (dataset.get('metainfo') or {}).get('classes')
-    if classes is None:
+    if classes is None and of_type:
         classes = getattr(dataset_type(cfg, dataset), 'METAINFO', {}).get('classes')
     if isinstance(classes, str):
         raise ClassesError(f"metainfo.classes must be a list of names, but got the string {classes!r}: write "

@@ -1,5 +1,6 @@
 """The benchmark of an exported cascade: the same answers, with speed, memory and start beside them."""
 
+import copy
 import importlib
 import json
 
@@ -60,6 +61,12 @@ def test_the_bundle_answers_as_mmdet_at_every_handover(config, photos, tmp_path,
         benchmark_bundle(config, str(tmp_path / 'bundle'), str(photos.folder), ann=str(tmp_path / 'other.json'))
     with pytest.raises(DataError, match='6 images of .* are not in'):
         benchmark_bundle(config, str(tmp_path / 'bundle'), str(tmp_path), ann=str(photos.ann))
+    for key, value, what in (('confidence', dict(type='MaxScore'), 'confidence'), ('merge', 'fuse', 'merge'),
+                             ('base', dict(config.model.base, checkpoint=config.model.saver.checkpoint), 'weights')):
+        another = copy.deepcopy(config)
+        another.model[key] = value
+        with pytest.raises(ConfigError, match=f'with another {what} than the config has'):
+            benchmark_bundle(another, str(tmp_path / 'bundle'), str(photos.folder))
 
 
 @pytest.mark.parametrize('settings, words', [

@@ -1,6 +1,7 @@
 """An exported cascade gives what the live one gives, or isn't written."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,12 +10,14 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from tinysaver_det.confidence import MaxScore
 from tinysaver_det.detections import Detections
-from tinysaver_det.errors import ConfigError, ExportError
+from tinysaver_det.errors import ClassesError, ConfigError, ExportError
 from tinysaver_det.export import export as exporting
 from tinysaver_det.export import graphs
 from tinysaver_det.export.check import Differences, compare_detections
 from tinysaver_det.export.export import export
+from tinysaver_det.export.summary import print_summary
 from tinysaver_det.models.packed import build_detector
 from tinysaver_det.models.stage import to_detections
 from tinysaver_det.runtime import Cascade
@@ -95,9 +98,43 @@ def test_an_export_that_differs_is_not_written(config, no_onnx, tmp_path, photos
 
 
 def test_detections_that_differ_are_refused(config, no_onnx, tmp_path, photos, monkeypatch):
-    preprocess = exporting.preprocess_of
-    monkeypatch.setattr(exporting, 'preprocess_of', lambda *a: replace(preprocess(*a), to_rgb=True))
+    def otherwise(*args):
+        graph = graph_of(*args)
+        graph.postprocess = replace(graph.postprocess, score_thr=0.5)
+        return graph
+
+    graph_of = exporting.graph_of
+    monkeypatch.setattr(exporting, 'graph_of', otherwise)
     with pytest.raises(ExportError, match='detections of saver'):
+        export(config, tmp_path / 'bundle', images=photos.folder, quiet=True)
+
+
+@pytest.mark.parametrize('other, said', [
+    (dict(to_rgb=True), 'differ from those of the test pipeline'),
+    (dict(mean=[0, 0, 1], std=[1, 1, 1]), 'differ from those of the test pipeline'),
+    (dict(divisor=64), r'of shape \(1, 3, 64, 64\), and the test pipeline one of \(1, 3, 32, 32\)')])
+def test_inputs_that_differ_are_refused_where_nothing_is_found(config, no_onnx, tmp_path, photos, monkeypatch, capsys,
+                                                               other, said):
+    for stage in ('saver', 'base'):
+        config.model[stage].cfg_options = {'model.test_cfg.score_thr': 1.0}
+    print_summary(export(config, tmp_path / 'right', images=photos.folder, quiet=True))
+    assert 'saver found nothing on these images' in capsys.readouterr().out
+    preprocess = exporting.preprocess_of
+    monkeypatch.setattr(exporting, 'preprocess_of', lambda *a: replace(preprocess(*a), **other))
+    with pytest.raises(ExportError, match=said):
+        export(config, tmp_path / 'wrong', images=photos.folder, quiet=True)
+
+
+def test_classes_that_a_stage_does_not_know_are_refused(config, no_onnx, tmp_path, photos):
+    config.test_dataloader.dataset.metainfo = dict(classes=('cat', 'unicorn'))
+    with pytest.raises(ClassesError, match='unicorn'):
+        export(config, tmp_path / 'bundle', images=photos.folder, quiet=True)
+
+
+@pytest.mark.parametrize('name', ['Own', 'BoxEntropy'])
+def test_a_users_own_confidence_is_refused_whatever_it_is_called(config, no_onnx, tmp_path, photos, name):
+    config.model.confidence = dict(type=type(name, (MaxScore,), {}))
+    with pytest.raises(ExportError, match=f'{name} is not part of this package'):
         export(config, tmp_path / 'bundle', images=photos.folder, quiet=True)
 
 
@@ -155,7 +192,14 @@ def test_boxes_are_compared_with_those_that_they_overlap():
     assert compared(answer(first), answer((*first[:5], 1))).others == 2
     assert compared(answer(first, second), answer(second)).others == 1
     assert compared(answer(), answer()) == Differences()
-    with pytest.raises(ExportError, match='in 5 of 9 cases'):
+    many = answer(*((20 * (k % 90), 20 * (k // 90), 20 * (k % 90) + 19, 20 * (k // 90) + 19, 0.5, 0)
+                    for k in range(5000)))
+    tracemalloc.start()
+    found = compared(many, many)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.boxes, found.others, found.pixels) == (5000, 0, 0) and peak < 1e8
+    with pytest.raises(ExportError, match='in 5 cases, beside 9 boxes that were compared'):
         Differences(boxes=9, others=5).check('boxes')
     with pytest.raises(ExportError, match='nan'):
         Differences(float('nan')).check('boxes')

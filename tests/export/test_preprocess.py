@@ -43,6 +43,11 @@ def test_steps():
     ([RATIO], None), ([RATIO, dict(type='Pad', pad_to_square=True)], (640, 640)),
     ([RATIO, dict(type='Pad', size=(640, 672))], (672, 640)), ([RATIO, dict(type='Pad', size_divisor=32)], None),
     ([dict(RATIO, scale=(1333, 800)), dict(type='Pad', pad_to_square=True)], None),
+    ([dict(RATIO, scale=(1333, 800)), dict(type='Pad', size=(1333, 800))], None),  # 800 x 1333 stays as high
+    ([RATIO, dict(type='Pad', size=(320, 320))], None), ([dict(type='Pad', size=(640, 640))], None),
+    ([dict(type='Resize', scale=(70, 40)), dict(type='Pad', size=(64, 64))], (64, 96)),
+    ([RATIO, dict(type='Pad', size_divisor=100), dict(type='Pad', size=(704, 704))], (704, 704)),
+    ([RATIO, dict(type='Pad', size_divisor=100), dict(type='Pad', size=(640, 640))], None),
     ([dict(type='Resize', scale=(70, 40))], (64, 96)), ([dict(type='Pad', pad_to_square=True)], None),
     ([dict(type='Resize', scale=(70, 40)), dict(type='Pad', size_divisor=50)], (64, 128)),
     ([dict(type='Resize', scale=(70, 40)), dict(type='Pad', pad_to_square=True)], (96, 96)), ([], None)])

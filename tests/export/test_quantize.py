@@ -20,7 +20,8 @@ from tinysaver_det.detections import Detections
 from tinysaver_det.errors import ConfigError, DataError, ExportError, ImageError, OperatingPointError
 from tinysaver_det.export import export as exporting
 from tinysaver_det.export import int8
-from tinysaver_det.export.int8 import Inputs, Int8Saver, Int8Settings, compare_boxes, same_share
+from tinysaver_det.export.images import Inputs
+from tinysaver_det.export.int8 import Int8Saver, Int8Settings, compare_boxes, same_share
 from tinysaver_det.export.int8_report import print_int8, sentences
 from tinysaver_det.export.quantize import float_nodes, quantize_graph, signal_over_noise, weights_digest
 from tinysaver_det.routing import Budget, Price, SmallestScale, Threshold
@@ -246,7 +247,7 @@ def test_what_is_refused(copied, scenes, tmp_path):
 
 def test_graphs_that_cannot_be_quantised(copied, scenes, tmp_path, capsys):
     source, target = tmp_path / 'a.onnx', tmp_path / 'b.onnx'
-    inputs = Inputs(copied, [f'{scenes.folder}/001.png'])
+    inputs = Inputs(copied.options[0], [f'{scenes.folder}/001.png'])
     value = helper.make_tensor_value_info
     plain = helper.make_graph([helper.make_node('Relu', ['images'], ['boxes'], name='relu')], 'plain',
                               [value('images', TensorProto.FLOAT, [1, 3, 'h', 'w'])],
@@ -339,6 +340,9 @@ def test_what_is_printed(bundles, capsys):
     out = capsys.readouterr().out
     assert 'not faster' not in out and 'changes much' not in out and 'static one is faster' in out
     assert 'the threshold of 0.5 could stay' in out
+    print_int8(replace(bundles.figures, boxes=0, found=float('nan'), iou=float('nan')))
+    out = capsys.readouterr().out
+    assert 'nan' not in out and 'the float32 saver shows no box on these images' in out
 
 
 @pytest.mark.parametrize('args, words', [

@@ -26,7 +26,7 @@ from ..models.packed import load_detector
 from ..models.stage import to_detections
 from ..report.console import console
 from ..report.summary import plain
-from ..routing import without_budget
+from ..routing import build_policy, without_budget
 from ..runtime.benchmark_worker import Worker
 from ..runtime.bundle import Bundle
 from .benchmark import box_difference, knob_values
@@ -130,7 +130,7 @@ def benchmark_bundle(cfg: Config, bundle: str, folder: str, checkpoint: Optional
         list[BundleSpeed]: By batch size, handover and mode.
 
     Raises:
-        ConfigError: A setting that cannot be used, or a process that failed.
+        ConfigError: A setting that cannot be used, a bundle of another cascade, or a process that failed.
         BundleError: The bundle is damaged.
         DataError: No images in the folder, or one of the annotations' is not there.
         ClassesError: The annotations have a class that the bundle hasn't.
@@ -141,11 +141,13 @@ def benchmark_bundle(cfg: Config, bundle: str, folder: str, checkpoint: Optional
     for share in handovers:
         if not 0 <= share <= 1:
             raise ConfigError(f'--handovers must be shares from 0 to 1, but got {share}')
-    classes = tuple(Bundle.read(bundle).classes)
+    exported = Bundle.read(bundle)
+    classes = tuple(exported.classes)
     truth, images = _images(ann, folder, classes, num_images)
     timed = images[:num_images]
     detector = load_detector(cfg, checkpoint, 'cpu')
     detector.target_classes = classes
+    _check_same(detector, exported)
     knobs = dict(zip(handovers, knob_values(detector, images, handovers)))
     del detector
     found = []
@@ -174,6 +176,22 @@ def benchmark_bundle(cfg: Config, bundle: str, folder: str, checkpoint: Optional
         with whole_file(json_file) as f:
             json.dump(plain([asdict(s) for s in found]), f, indent=2, allow_nan=False)
     return found
+
+
+def _check_same(detector, bundle):
+    """Refuse a bundle that wasn't exported from this cascade; the saver may be int8 and the policy's knob another."""
+    weights = {key: stage.weights.partition(':int8')[0] for key, stage in bundle.stages.items()}
+    policies = [without_budget(build_policy(r)) for r in (detector.routing, bundle.routing)]
+    for what, own, its in (
+            ('weights', detector.weights_checksums(), weights),
+            ('confidence', detector.confidence.to_dict(), bundle.confidence),
+            ('policy', *(dict(p.to_dict(), **{p.knob: None}) for p in policies)),
+            ('merge', detector.merge.to_dict(), bundle.merge),
+            ('alignment', None if detector.alignment is None else detector.alignment.to_dict(), bundle.alignment)):
+        if json.dumps(own, sort_keys=True) != json.dumps(its, sort_keys=True):
+            raise ConfigError(f'bundle {bundle.folder} was exported with another {what} than the config has, so that '
+                              'their figures say nothing of each other: name the config and checkpoint that were '
+                              'exported, an operating point with --cfg-options model.operating_point=FILE')
 
 
 def _images(ann, folder, classes, num_images):

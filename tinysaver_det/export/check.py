@@ -1,5 +1,6 @@
 """Compare what was exported with what it was made of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,12 +8,16 @@ import torch
 
 from ..detections import Detections
 from ..errors import ExportError, TinySaverError
+from ..runtime.bundle import OptionFile
 from .heads import Graph
+from .images import Inputs
 
 # Of a box within 1000 pixels, and in proportion of one that goes further. Boxes below the score threshold are left out:
 # those of a trained detector differ by more, with torch's float32 from its float64, too.
 PIXELS = 1e-2
 SCORES = 1e-3
+INPUTS = 1e-3  # of the range of an input's values
+ROWS = 64  # boxes that are compared with all others at once
 OTHERS = 0.01  # share of boxes that only one of both may choose: where a score or an IoU is at its threshold
 
 
@@ -50,8 +55,9 @@ class Differences:
                               f'{self.scores:.3g} in scores, where {PIXELS} and {SCORES} are allowed: nothing was '
                               'written')
         if self.others > max(1, OTHERS * self.boxes):
-            raise ExportError(f'{what} are other ones than those of torch in {self.others} of {self.boxes} cases: '
-                              'nothing was written')
+            raise ExportError(f'{what} are other ones than those of torch in {self.others} cases, beside {self.boxes} '
+                              'boxes that were compared: nothing was written; where many scores are equal, as random '
+                              'weights make them, torch may choose any, so that a trained checkpoint is needed')
 
 
 def compare_outputs(found: Differences, graph: Graph, run, images: torch.Tensor) -> None:
@@ -95,23 +101,54 @@ def compare_detections(found: Differences, expected: Detections, given: Detectio
         found: Takes in the differences, in pixels of the image.
         expected, given: torch's and the runtime's.
     """
-    left = 0
     for label in np.union1d(expected.labels, given.labels):
         a, b = (np.flatnonzero(d.labels == label) for d in (expected, given))
         boxes_a, boxes_b = expected.bboxes[a].astype(np.float64), given.bboxes[b].astype(np.float64)
-        apart = np.abs(boxes_a[:, None] - boxes_b).max(-1) + np.abs(expected.scores[a][:, None] - given.scores[b])
-        side = (boxes_a[:, 2:] - boxes_a[:, :2]).max(-1) if len(a) else np.zeros(0)
-        pairs = []
-        for i, j in zip(*np.unravel_index(np.argsort(apart, axis=None), apart.shape)):
-            if apart[i, j] > 1 + 0.05 * side[i]:
-                break
-            if all(i != k and j != m for k, m in pairs):
+        i, j = _pairs(boxes_a, expected.scores[a], boxes_b, given.scores[b])
+        found.others += len(a) + len(b) - 2 * len(i)
+        found.note(_pixels(boxes_a[i], boxes_b[j]), np.abs(expected.scores[a[i]] - given.scores[b[j]]))
+
+
+def check_inputs(option: OptionFile, images: Sequence, expected: Sequence[torch.Tensor]) -> None:
+    """Refuse a way to make the input of a graph that gives another one than the detector's test pipeline.
+
+    Args:
+        option: Says how the runtime makes it.
+        images: Paths or arrays.
+        expected: (1, 3, H, W) of each, as the detector's data preprocessor gives it; there may be fewer.
+
+    Raises:
+        ExportError: They differ by more than a thousandth of the range of their values.
+    """
+    for given, wanted in zip(Inputs(option, images), expected):
+        wanted = wanted.numpy()
+        if given.shape != wanted.shape:
+            raise ExportError(f'the runtime makes an input of {option.name} of shape {given.shape}, and the test '
+                              f'pipeline one of {wanted.shape}: nothing was written')
+        apart, span = float(_apart(wanted, given).max()), float(wanted.max() - wanted.min())
+        if apart > INPUTS * max(span, 0.1):  # 0 where all of an image has one colour
+            raise ExportError(f'the runtime makes inputs of {option.name} that differ from those of the test pipeline '
+                              f'by up to {apart:.3g}, where values go over {span:.3g}: nothing was written')
+
+
+def _pairs(boxes_a, scores_a, boxes_b, scores_b):
+    """Which (N, 4) and (M, 4) boxes belong together, as two arrays of rows; the nearest ones are paired first."""
+    limits = 1 + 0.05 * (boxes_a[:, 2:] - boxes_a[:, :2]).max(-1, initial=0)
+    rows, columns, distances = [], [], []
+    for start in range(0, len(boxes_a), ROWS):
+        part = slice(start, start + ROWS)
+        apart = np.abs(boxes_a[part, None] - boxes_b).max(-1) + np.abs(scores_a[part, None] - scores_b)
+        near = np.nonzero(apart <= limits[part, None])
+        rows.append(near[0] + start), columns.append(near[1]), distances.append(apart[near])
+    pairs, used_a, used_b = [], np.zeros(len(boxes_a), bool), np.zeros(len(boxes_b), bool)
+    if rows:
+        rows, columns = np.concatenate(rows), np.concatenate(columns)
+        for k in np.argsort(np.concatenate(distances), kind='stable'):
+            i, j = rows[k], columns[k]
+            if not used_a[i] and not used_b[j]:
+                used_a[i] = used_b[j] = True
                 pairs.append((i, j))
-        left += len(a) + len(b) - 2 * len(pairs)
-        if pairs:
-            i, j = np.transpose(pairs)
-            found.note(_pixels(boxes_a[i], boxes_b[j]), np.abs(expected.scores[a[i]] - given.scores[b[j]]))
-    found.others += left
+    return np.array(pairs, np.int64).reshape(-1, 2).T
 
 
 def _apart(expected, given):

@@ -26,7 +26,7 @@ from ..runtime import Cascade
 from ..runtime.bundle import FILE, Bundle, OptionFile, StageFile, sha256_of
 from ..runtime.graph import Graph as RuntimeGraph
 from ..stage_config import config_classes, read_stage_config, stage_configs, stage_label
-from .check import Differences, compare_detections, compare_outputs
+from .check import Differences, check_inputs, compare_detections, compare_outputs
 from .costs import gflops_per_cell
 from .graphs import require_packages, write_graph
 from .heads import graph_of, refuse_detector
@@ -95,9 +95,11 @@ def export(cfg: Config, out: str, checkpoint: Optional[str] = None, images: Opti
                 stage.pop('speed', None)  # a graph is made of the plain detector
         detector = load_detector(cfg, checkpoint, 'cpu')
         classes = config_classes(cfg)
-        if classes is not None and not detector.fixed_target_classes \
-                and all(c in stage.classes for stage in detector.stages.values() for c in classes):
-            detector.target_classes = classes  # as a test does, which refuses others
+        # As a test does, which refuses others; here those of a data set's type may be of no meaning.
+        if classes is not None and not detector.fixed_target_classes and (
+                config_classes(cfg, of_type=False) is not None
+                or all(c in stage.classes for stage in detector.stages.values() for c in classes)):
+            detector.target_classes = classes
         found = fill_folder(folder, cfg, detector, images, progress, quiet, change_saver)
     found.folder = osp.abspath(out)
     found.bundle = replace(found.bundle, folder=found.folder)
@@ -158,6 +160,8 @@ def fill_folder(folder: str, cfg: Config, detector, images: Optional[str] = None
         shapes = {fixed_shape(o.preprocess) for _, o in mine}
         free = None in shapes or len(shapes) > 1
         inputs = [[_tensor(detector, k, image) for image in paths[:RAW]] for k, _ in mine]
+        for (_, option), tensors in zip(mine, inputs):
+            check_inputs(option, paths, tensors)
         graph = graph_of(detector.get_submodule(key), key, inputs[0][0])
         file = f'{key}.onnx'
         path = osp.join(folder, file)
@@ -191,10 +195,13 @@ def _plain(part, build):
     """Its configuration, which the runtime builds without what a user registered."""
     found = part.to_dict()
     try:
-        build(found)
+        same = type(build(found)) is type(part)
+        why = '' if same else ', but has one of this name'
     except TinySaverError as e:
-        raise ExportError(f'{type(part).__name__} is not part of this package, so the runtime cannot have it ({e}): '
-                          'export with another') from e
+        same, why = False, f' ({e})'
+    if not same:
+        raise ExportError(f'{type(part).__name__} is not part of this package, so the runtime cannot have it{why}: '
+                          'export with another')
     return found
 
 

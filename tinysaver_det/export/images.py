@@ -11,6 +11,9 @@ from ..engine.evaluate import dataset_annotations
 from ..engine.record_images import images_of_config
 from ..errors import TinySaverError
 from ..image_files import image_files
+from ..runtime.bundle import OptionFile
+from ..runtime.images import read_image
+from ..runtime.preprocess import InputMaker
 
 COUNT = 8
 SIZES = ((480, 640), (640, 427), (375, 500), (720, 1280))  # (height, width)
@@ -43,6 +46,28 @@ def check_images(cfg: Config, detector, folder: Optional[str], quiet: bool = Fal
             return paths, 'images of the test data set'
     return [drawn(size, seed) for seed, size in enumerate(SIZES)], \
         'drawn images (no photographs: there is no test data set here; give --images FOLDER)'
+
+
+class Inputs(Sequence):
+    """Inputs that the runtime makes of images, (1, 3, H, W) float32, each made when it is asked for.
+
+    Args:
+        option: Says how.
+        images: Paths or (H, W, 3) uint8 BGR arrays.
+    """
+
+    def __init__(self, option: OptionFile, images: Sequence):
+        self._maker, self._images = InputMaker(option.preprocess, option.name), images
+
+    def __len__(self):
+        return len(self._images)
+
+    def __getitem__(self, number):
+        image = read_image(self._images[number])
+        sizes = self._maker.sizes(*image.shape[:2])
+        found = np.empty((1, 3, *sizes.tensor), np.float32)
+        self._maker.fill(image, sizes, found[0])
+        return found
 
 
 def drawn(size: Sequence[int], seed: int) -> np.ndarray:

@@ -21,8 +21,7 @@ from ..routing import OperatingPoint, build_policy, routing_of, without_budget
 from ..runtime import Cascade
 from ..runtime.bundle import Bundle, sha256_of
 from ..runtime.graph import Graph
-from ..runtime.images import read_image
-from ..runtime.preprocess import InputMaker
+from .images import Inputs
 from .quantize import METHODS, quantize_graph, require_quantizer, weights_digest
 
 COUNT = 100
@@ -162,7 +161,7 @@ class Int8Saver:
         path = bundle.path(saver)
         with tempfile.TemporaryDirectory(prefix='tinysaver-int8.') as folder:
             made = osp.join(folder, 'saver.onnx')
-            inputs = Inputs(bundle, images.paths)
+            inputs = Inputs(bundle.options[0], images.paths)
             quantize_graph(path, made, inputs, saver.name, settings.method)
             graphs = [self._graph(p, saver) for p in (path, made)]
             _check(*graphs, inputs[0], saver.name)
@@ -182,29 +181,6 @@ class Int8Saver:
 
     def _graph(self, path, stage):
         return Graph(path, stage.name, ['CPU'], self.threads)
-
-
-class Inputs(Sequence):
-    """The saver's inputs of images, each made when it is asked for.
-
-    Args:
-        bundle: Says how.
-        paths: Of the images.
-    """
-
-    def __init__(self, bundle: Bundle, paths: Sequence):
-        option = bundle.options[0]
-        self._maker, self._paths = InputMaker(option.preprocess, option.name), paths
-
-    def __len__(self):
-        return len(self._paths)
-
-    def __getitem__(self, number):
-        image = read_image(self._paths[number])
-        sizes = self._maker.sizes(*image.shape[:2], f'image {self._paths[number]}')
-        found = np.empty((1, 3, *sizes.tensor), np.float32)
-        self._maker.fill(image, sizes, found[0])
-        return found
 
 
 class _Images:

@@ -1,5 +1,7 @@
 """What an int8 saver changes, printed."""
 
+import math
+
 from rich.table import Table
 
 from ..report.console import console
@@ -21,8 +23,9 @@ def print_int8(found: Int8Figures) -> None:
             (found.knob, *setting),
             ('images handed over', *(f'{s:.1%}' for s in found.shares)),
             ('images routed otherwise', '', f'{found.changed:.1%}'),
-            ('boxes with a score of 0.3 and more', str(found.boxes), f'{found.found:.1%} found again'),
-            ('their mean IoU', '', f'{found.iou:.3f}')]
+            ('boxes with a score of 0.3 and more', str(found.boxes),
+             f'{found.found:.1%} found again' if found.boxes else '-'),
+            ('their mean IoU', '', '-' if math.isnan(found.iou) else f'{found.iou:.3f}')]
     if found.saver is not None:
         rows += [('mAP, saver alone', *(f'{v:.4f}' for v in found.saver)),
                  ('mAP, cascade', *(f'{v:.4f}' for v in found.cascade))]
@@ -55,6 +58,9 @@ def sentences(found: Int8Figures) -> list:
     if found.method == 'dynamic':
         said.append('a dynamic int8 graph rounds weights by tensor and looks for ranges on every run: a static one is '
                     'faster and nearer to float32 wherever both were measured')
+    if not found.boxes:
+        said.append('the float32 saver shows no box on these images, so nothing tells what int8 does to its answers, '
+                    'and its ranges may not fit other images: give images like those that it will see')
     lost = []
     if found.changed > ROUTES:
         lost.append(f'{found.changed:.0%} of the images are routed otherwise')

@@ -45,13 +45,14 @@ def preprocess_of(transforms: Sequence[dict], model, name: str) -> Preprocess:
 
 def fixed_shape(preprocess: Preprocess) -> Optional[tuple]:
     """(height, width) of the tensor that is made of every image; None where it follows the image."""
-    shape = square = None
+    shape = square = most = None  # most: what neither side is longer than
     for step in preprocess.steps:
         if step['op'] == 'resize':
-            size = step.get('scale') or step.get('size')
-            shape = None if size is None or step.get('keep_ratio') else (size[1], size[0])
+            size, keep = step.get('scale') or step.get('size'), step.get('keep_ratio')
+            shape = None if size is None or keep else (size[1], size[0])
+            most = None if size is None else max(size)
             # With the aspect ratio kept the longer side is as long as a square's, and the other one not longer.
-            square = size[0] if step.get('keep_ratio') and size[0] == size[1] else None
+            square = size[0] if keep and size[0] == size[1] else None
         elif step.get('square'):
             if shape is not None or square is not None:
                 side = max(shape) if shape is not None else square
@@ -59,9 +60,14 @@ def fixed_shape(preprocess: Preprocess) -> Optional[tuple]:
         elif step.get('divisor'):
             if shape is not None:
                 shape = tuple(-(-v // step['divisor']) * step['divisor'] for v in shape)
-            square = None
-        else:  # to a size, which cannot make an image smaller, so that what comes out is as large
-            shape, square = (step['size'][1], step['size'][0]), None
+            square, most = None, most and -(-most // step['divisor']) * step['divisor']
+        else:  # to a size, which cuts nothing off an image that is larger
+            width, height = step['size']
+            if shape is not None:
+                shape = max(height, shape[0]), max(width, shape[1])
+            elif most is not None and most <= min(width, height):
+                shape = height, width
+            square, most = None, most and max(most, width, height)
     if shape is None:
         return None
     return tuple(-(-v // preprocess.divisor) * preprocess.divisor for v in shape)

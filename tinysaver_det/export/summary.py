@@ -15,6 +15,9 @@ def print_summary(found: Exported) -> None:
             if d.others:
                 text += f', {d.others} only in one of both'
         print(text)
+        if key in found.detections and not found.detections[key].boxes:
+            print(f'  {key} found nothing on these images, so how its boxes are chosen was not compared: give images '
+                  'with objects (--images FOLDER)')
     for name in found.uncounted:
         print(f'GFLOPs of {name} are known for the counted input shapes alone: for others they follow no rule that '
                   'was found')
