@@ -35,7 +35,7 @@ def test_commands_name_files_and_flags_that_exist(command, run_python):
 
 
 def test_the_config_of_the_readme_builds(tmp_path):
-    text, = [b for b in blocks('python') if '_base_' in b]
+    text, = [b for b in blocks('python') if '_base_ = ' in b]
     assert len([line for line in text.splitlines() if line.strip()]) <= 10
     path = tmp_path / 'mine.py'
     path.write_text(text.replace("'../_base_/", f"'{ROOT}/configs/_base_/"))
