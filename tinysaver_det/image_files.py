@@ -37,7 +37,10 @@ def check_array(image) -> None:
     Raises:
         ImageError: With the shape that was received.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+    if not image.size:
+        raise ImageError(f'an image array is empty, its shape is {image.shape}: see whether the camera or the decoder '
+                         'gave a frame')
+    if image.ndim != 3 or image.shape[2] != 3:
         raise ImageError(f'an image array must have shape (height, width, 3), BGR, but has {image.shape}: convert it, '
                          f'such as with cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) or cv2.COLOR_BGRA2BGR')
 

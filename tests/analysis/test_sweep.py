@@ -454,7 +454,7 @@ def test_what_is_no_record_is_refused(record, text):
 
 
 def test_folder_without_record_is_refused(tmp_path):
-    with pytest.raises(DataError, match='record.json cannot be read: No such file.*; record with tools/test.py'):
+    with pytest.raises(DataError, match='record.json cannot be read: No such file.*; record annotated images'):
         read_record(tmp_path)
 
 

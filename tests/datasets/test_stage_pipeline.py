@@ -99,12 +99,14 @@ def test_other_formats_are_left_to_their_decoder(tmp_path):
     assert StagePipeline('base', config=tiny_config(32)).read(tmp_path / 'a.png')['inputs'].shape == (3, 32, 32)
 
 
-@pytest.mark.parametrize('shape', [(40, 50), (40, 50, 4), (40, 50, 1), (0, 50, 3)])
-def test_arrays_that_are_no_bgr_images(shape):
-    with pytest.raises(ImageError, match=r'must have shape \(height, width, 3\), BGR, but has'):
+@pytest.mark.parametrize('shape, words', [
+    *((shape, r'must have shape \(height, width, 3\), BGR, but has') for shape in ((40, 50), (40, 50, 4), (40, 50, 1))),
+    ((0, 50, 3), r'is empty, its shape is \(0, 50, 3\)')])
+def test_arrays_that_are_no_bgr_images(shape, words):
+    with pytest.raises(ImageError, match=words):
         StagePipeline('base', config=tiny_config(32)).read(np.zeros(shape, np.uint8))
     pipeline = built(dict(type='mmdet.LoadImageFromNDArray'), dict(type='StagePipeline', config=tiny_config(32)))
-    with pytest.raises(ImageError, match='must have shape'):
+    with pytest.raises(ImageError, match=words):
         pipeline(dict(img=np.zeros(shape, np.uint8)))
 
 

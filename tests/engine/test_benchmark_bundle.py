@@ -39,7 +39,9 @@ def test_the_bundle_answers_as_mmdet_at_every_handover(config, photos, tmp_path,
                              handovers=[0, 0.5, 1], batch_sizes=[4], num_images=5, rounds=2,
                              json_file=str(tmp_path / 'a.json'), quiet=True)
     assert [s.mode for s in found] == list(MODES) * 3
-    assert [s.handover for s in found if s.mode == 'bundle, cascade'] == [0, 0.5, 1]
+    own = [s for s in found if s.mode == 'bundle, cascade']
+    assert [s.compared_handover for s in own] == [0, 0.5, 1]
+    assert [s.handover for s in own] in ([0, 0.4, 1], [0, 0.6, 1])  # of 5 of the 6
     mmdet = {s.asked: s for s in found if s.mode == 'mmdet, cascade'}
     for s in found:
         assert s.images_per_second > 0 and s.p99 >= s.p50 > 0 and s.memory > 100 and s.cold_start == 0.25

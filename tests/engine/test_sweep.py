@@ -184,7 +184,7 @@ def test_an_operating_point_is_refused_for_something_else(recorded, photos, tmp_
 
     with pytest.raises(OperatingPointError, match="made with confidence BoxEntropy, whose type is 'BoxEntropy'"):
         run(confidence=dict(type='MaxScore'))
-    with pytest.raises(OperatingPointError, match="for the base .* here the base is 'another model, or other weights'"):
+    with pytest.raises(OperatingPointError, match='for the base .* here the base is another model, or has'):
         run(base=config.model.saver)
     cfg = Config(config.to_dict())
     cfg.model.operating_point = str(path)

@@ -200,7 +200,7 @@ def test_operating_points_go_with_their_own_saver_alone(bundles, scenes):
     points = [point_of(c.bundle, scenes) for c in cascades]
     for k in (0, 1):
         cascades[k].take_operating_point(points[k])
-        with pytest.raises(OperatingPointError, match='another model, or other weights'):
+        with pytest.raises(OperatingPointError, match='another model, or has other weights'):
             cascades[k].take_operating_point(points[1 - k])
         assert cascades[k].operating_point is points[k]
 

@@ -191,7 +191,7 @@ def test_names_that_are_not_given_are_not_looked_at(names):
 def test_other_weights_are_refused():
     with pytest.raises(OperatingPointError) as error:
         POINT.check(weights=dict(saver=SUMS['other']))
-    sentence(error, "the saver 'nano'", 'another model, or other weights', 'calibrate this pair')
+    sentence(error, "the saver 'nano'", 'another model, or has other weights', 'calibrate this pair')
 
 
 @pytest.mark.parametrize('weights', [{}, dict(saver=None), dict(base=SUMS['other']),

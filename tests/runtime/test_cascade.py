@@ -244,7 +244,8 @@ def test_an_option_answers_those_that_wait_for_it():
 
 @pytest.mark.parametrize('bad, words', [
     (np.zeros((5, 5), np.uint8), r'shape \(height, width, 3\), BGR, but has \(5, 5\)'),
-    (np.zeros((5, 5, 4), np.uint8), 'COLOR_BGRA2BGR'), (np.zeros((0, 5, 3), np.uint8), r'has \(0, 5, 3\)'),
+    (np.zeros((5, 5, 4), np.uint8), 'COLOR_BGRA2BGR'),
+    (np.zeros((0, 5, 3), np.uint8), r'is empty, its shape is \(0, 5, 3\)'),
     (np.zeros((5, 5, 3), np.float32), 'must hold uint8 from 0 to 255, but holds float32'),
     ('none.jpg', "image 'none.jpg' cannot be read: No such file"), (b'text', 'no image that OpenCV can decode'),
     (None, 'or the bytes of a file, but got one of type NoneType')], ids=lambda v: '')
@@ -353,7 +354,7 @@ def test_an_operating_point_goes_into_the_budget():
 
 
 REFUSED = [
-    (dict(saver=dict(name='tiny', weights='others')), "made for the saver 'tiny', but here the saver is 'another"),
+    (dict(saver=dict(name='tiny', weights='others')), "made for the saver 'tiny', but here the saver is another"),
     (dict(base=dict(name='large', weights='others')), "made for the base 'large'"),
     (dict(classes=('cat', 'dog')), 'made for 2 target classes'),
     (dict(lighter=(dict(name='small'),), gflops=(1.0, 2.0, 6.0), threshold=None, price=0.5,

@@ -262,7 +262,7 @@ def test_an_operating_point_for_exactly_this_bundle(bundle, folder, annotations,
     stages = scripted_cascade().bundle.stages
     other = dict(stages, saver=replace(stages['saver'], weights='weights of saver:int8'))
     monkeypatch.setattr(module.Cascade, 'load', lambda *args: scripted_cascade(stages=other))
-    with pytest.raises(OperatingPointError, match="for the saver 'saver', but here the saver is 'another model"):
+    with pytest.raises(OperatingPointError, match="for the saver 'saver', but here the saver is another model"):
         run_bundle(bundle, str(folder), operating_point=point)
 
 

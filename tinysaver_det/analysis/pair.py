@@ -244,7 +244,8 @@ def read_record(folder, classes: Optional[Sequence[str]] = None, annotations=Non
 
             pair = with_lighter(pair, record, read)
     except OSError as e:
-        raise DataError(f'{path} cannot be read: {e.strerror}; record with tools/test.py CONFIG --sweep') from e
+        raise DataError(f'{path} cannot be read: {e.strerror}; record annotated images with tools/record.py CONFIG, '
+                        'tools/test.py CONFIG --sweep, or tools/run_bundle.py BUNDLE FOLDER --ann FILE --record') from e
     except TinySaverError:
         raise
     except (ValueError, KeyError, TypeError, IndexError) as e:

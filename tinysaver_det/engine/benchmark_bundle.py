@@ -76,7 +76,8 @@ class BundleSpeed:
     Attributes:
         mode: Of :data:`MODES`.
         batch_size: Images per batch.
-        handover: Share of the images that was handed over; None for a base alone.
+        handover: Share of the timed images that was handed over; None for a base alone.
+        compared_handover: The same of all images that were compared, by which the knob was set.
         asked: The handover that was asked for.
         images_per_second: Median over the rounds, from files to answers.
         over_base, over_cascade: The same over those of mmdet's base alone, and of mmdet's cascade at this handover:
@@ -94,6 +95,7 @@ class BundleSpeed:
     mode: str
     batch_size: int
     handover: Optional[float]
+    compared_handover: Optional[float]
     asked: float
     images_per_second: float
     over_base: float
@@ -157,7 +159,7 @@ def benchmark_bundle(cfg: Config, bundle: str, folder: str, checkpoint: Optional
         workers = {mode: stack.enter_context(_worker(mode, cfg, bundle, checkpoint, classes, threads, timed[0],
                                                      knobs[handovers[0]])) for mode in MODES}
         answers = _answers(workers, images, max(batch_sizes), knobs, steps)
-        quality = {key: _quality(key, answers, truth, classes) for key in answers}
+        quality = {key: _quality(key, answers, truth, classes, len(timed)) for key in answers}
         for batch_size in batch_sizes:
             for share, knob in knobs.items():
                 for worker in workers.values():  # what only the first batch of a shape takes
@@ -229,25 +231,27 @@ def _answers(workers, images, batch_size, knobs, steps):
     return found
 
 
-def _quality(key, answers, truth: Optional[GroundTruth], classes):
-    """Handover, mAP, and what differs from mmdet's."""
+def _quality(key, answers, truth: Optional[GroundTruth], classes, timed):
+    """Handovers, mAP, and what differs from mmdet's."""
     own = answers[key]
-    handover = None if key[1] is None else float(np.mean([option > 0 for option, _ in own]))
-    mean_ap = None
+    handed = [None if key[1] is None else float(np.mean([option > 0 for option, _ in part]))
+              for part in (own[:timed], own)]
+    found = dict(handover=handed[0], compared_handover=handed[1], mean_ap=None, routed_alike=None, box_difference=None,
+                 score_difference=None)
     if truth is not None:
         index = np.array([truth.classes.index(c) if c in truth.classes else -1 for c in classes])
-        found = []
+        known = []
         for _, d in own:
             labels = index[d.labels]
-            found.append(replace(d, bboxes=d.bboxes[labels >= 0], scores=d.scores[labels >= 0],
+            known.append(replace(d, bboxes=d.bboxes[labels >= 0], scores=d.scores[labels >= 0],
                                  labels=labels[labels >= 0]))
-        evaluator = RoutedEvaluator(truth, [match(truth, Results.of(key[0], found))])
-        mean_ap = float(evaluator.mean_ap(Walk.one(np.zeros(len(truth), np.int8)))[0, 0])
+        evaluator = RoutedEvaluator(truth, [match(truth, Results.of(key[0], known))])
+        found['mean_ap'] = float(evaluator.mean_ap(Walk.one(np.zeros(len(truth), np.int8)))[0, 0])
     if key[0].startswith('mmdet'):
-        return dict(handover=handover, mean_ap=mean_ap, routed_alike=None, box_difference=None, score_difference=None)
+        return found
     first = answers[key[0].replace('bundle', 'mmdet'), key[1]]
     alike = [(a, b) for (option, a), (its, b) in zip(first, own) if option == its]
-    return dict(handover=handover, mean_ap=mean_ap, routed_alike=len(alike) / len(own),
+    return dict(found, routed_alike=len(alike) / len(own),
                 box_difference=float(np.max([0.0, *(box_difference(a.bboxes, a.labels, b.bboxes, b.labels)
                                                   for a, b in alike)])),
                 score_difference=float(np.max([0.0, *(np.abs(a.scores - b.scores).max(initial=0) if len(a) == len(b)
@@ -273,11 +277,11 @@ def _print(found, images, rounds, threads):
 
     table = Table(title=f'{images} images, median of {rounds} interleaved rounds, CPU, {threads} '
                         f'thread{"s" * (threads > 1)}')
-    for head in ('batch', 'handed over', 'way', 'images/s', 'over base', 'over cascade', 'p50 ms', 'p99 ms', 'MiB',
-                 'mAP'):
+    for head in ('batch', 'asked', 'handed over', 'way', 'images/s', 'over base', 'over cascade', 'p50 ms', 'p99 ms',
+                 'MiB', 'mAP'):
         table.add_column(head, justify='left' if head == 'way' else 'right', no_wrap=True)
     for k, s in enumerate(found):
-        table.add_row(str(s.batch_size), f'{s.asked:.0%}' if s.handover is None else f'{s.handover:.1%}', s.mode,
+        table.add_row(str(s.batch_size), f'{s.asked:.0%}', '-' if s.handover is None else f'{s.handover:.1%}', s.mode,
                       f'{s.images_per_second:.2f}', f'{s.over_base:.2f}', f'{s.over_cascade:.2f}', f'{s.p50:.1f}',
                       f'{s.p99:.1f}', f'{s.memory:.0f}', '-' if s.mean_ap is None else f'{s.mean_ap:.4f}',
                       end_section=k % len(MODES) == len(MODES) - 1)
@@ -291,5 +295,7 @@ def _print(found, images, rounds, threads):
                      f'boxes within {np.max([s.box_difference for s in of]):.2g} px, scores within '
                      f'{np.max([s.score_difference for s in of]):.2g}')
         out.print(note, markup=False, highlight=False, soft_wrap=True)
+    out.print('asked: of all images that were compared, which give the mAP; handed over: of those that were timed',
+              markup=False, highlight=False, soft_wrap=True)
     out.print('over base, over cascade: images per second over those of mmdet, base alone and cascade', markup=False,
               highlight=False, soft_wrap=True)

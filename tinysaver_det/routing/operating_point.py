@@ -188,9 +188,10 @@ class OperatingPoint:
             for stage in ('saver', 'base'):
                 own = getattr(self, stage).get(kind)
                 if given is not None and own is not None and given.get(stage) not in (None, own):
-                    shown = given[stage] if kind == 'name' else 'another model, or other weights'
+                    shown = repr(given[stage]) if kind == 'name' else \
+                        "another model, or has other weights (an int8 saver's are others than those of the float32 one)"
                     raise OperatingPointError(f'the operating point was made for the {stage} '
-                                              f'{getattr(self, stage)["name"]!r}, but here the {stage} is {shown!r}: '
+                                              f'{getattr(self, stage)["name"]!r}, but here the {stage} is {shown}: '
                                               'calibrate this pair')
         gate = self.confidence.get('gate')  # what was fitted knows images, too
         for what, marks in (('the operating point was calibrated', self.calibration['marks']),

@@ -193,7 +193,8 @@ class Bundle:
             raise BundleError(f'bundle {folder} is not there: name a folder that tools/export.py wrote')
         path = osp.join(folder, FILE)
         if not osp.isfile(path):
-            raise BundleError(f'{folder} is no bundle, since it has no {FILE}: {AGAIN}')
+            raise BundleError(f'{folder} is no bundle, since it has no {FILE}: name a folder that '
+                              'tools/export.py wrote')
         content = read_json(path, 'the bundle', BundleError, AGAIN)
         made = content.get('format') if isinstance(content, dict) else None
         if isinstance(made, int) and not isinstance(made, bool) and made > FORMAT:

@@ -74,6 +74,7 @@ def test_weak_detections_may_be_left_out(client):
     assert [d['class'] for d in found['detections']] == ['cat']
     for value in ('nan', '-0.1', 'x', '2'):
         refused(client.post(f'/detect?min_score={value}', content=picture(), headers=PNG), 422, 'from 0 to 1, but is')
+    refused(client.post('/detect?min_scor=0.5', content=picture(), headers=PNG), 422, "no parameter 'min_scor' of")
 
 
 def test_what_comes_together_runs_together(start):

@@ -146,6 +146,9 @@ def _error(code, sentence, headers=None, **more):
 
 
 def _min_score(request):
+    for name in request.query_params:
+        if name != 'min_score':
+            raise Refusal(422, 'parameter', f'there is no parameter {name[:40]!r} of /detect, but min_score')
     given = request.query_params.get('min_score', '0')
     try:
         value = float(given)
