@@ -310,7 +310,7 @@ REFUSED = {
                         '--record already names the pair: leave out --saver, --base-gflops'),
     'record and a subset': (lambda m: ['--record', m.here, '--subset'], 'leave out --subset'),
     'annotations elsewhere': (lambda m: ['--record', m.here, '--ann', 'nowhere.json'], 'record.json cannot be read'),
-    'no record': (lambda m: ['--record', m.here], 'record.json cannot be read: No such file or directory; record with'),
+    'no record': (lambda m: ['--record', m.here], 'record.json cannot be read: No such file or directory; record'),
     'missing file': (lambda m: pair(m.here, base='nowhere.json'), 'results file nowhere.json cannot be read'),
     'missing annotations': (lambda m: pair(m.here, ann='nowhere.json'), 'annotation file nowhere.json cannot be read'),
     'annotations as results': (lambda m: pair(m.here, saver=m.here / 'ann.json'), 'ann.json is not a JSON list'),
