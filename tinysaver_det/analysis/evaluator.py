@@ -1,6 +1,5 @@
 """Exact COCO metrics of any routing between recorded models, without matching again."""
 
-import os
 import signal
 import threading
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Optional
 import numpy as np
 
 from ..errors import ConfigError
+from ..machine import processors
 from .matching import AREAS, Matched, count_objects
 from .records import GroundTruth
 from .walk import ABSENT, Walk
@@ -22,11 +22,6 @@ ALL_IOUS = tuple(range(10))
 CHUNK = 25  # weightings that one thread takes at a time
 # where in METRICS the six figures of an area range stand, as accumulate() gives them: (column, figure)
 _COLUMNS = (((0, 0), (1, 1), (2, 2), (6, 3), (7, 4), (8, 5)), ((3, 0), (9, 5)), ((4, 0), (10, 5)), ((5, 0), (11, 5)))
-
-
-def processors() -> int:
-    """Number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 class RoutedEvaluator:

@@ -37,13 +37,4 @@ def aligned(truth: GroundTruth, results: Results, alignment, stage: str) -> Resu
 def merged(truth: GroundTruth, saver: Results, base: Results, merge) -> Results:
     """Both models' boxes of each image as one answer."""
     found = [merge(s, b) for s, b in zip(saver.detections(truth), base.detections(truth))]
-    return collected(f'{base.name} with {saver.name}', found)
-
-
-def collected(name: str, found) -> Results:
-    """Results from the (I,) detections of all images."""
-    bboxes = np.concatenate([d.bboxes for d in found]).astype(np.float64)
-    bboxes[:, 2:] -= bboxes[:, :2]
-    return Results(name, np.repeat(np.arange(len(found)), [len(d) for d in found]),
-                   np.concatenate([d.labels for d in found]), bboxes,
-                   np.concatenate([d.scores for d in found]).astype(np.float64), len(found))
+    return Results.of(f'{base.name} with {saver.name}', found)

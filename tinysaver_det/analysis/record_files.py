@@ -24,13 +24,6 @@ def results_files(options: int) -> list:
     return [f'{name}.bbox.json' for name in ('saver', *(f'option_{k}' for k in range(1, options)), 'base')]
 
 
-def coco_boxes(bboxes: np.ndarray) -> np.ndarray:
-    """(N, 4) float64 x, y, width, height of (N, 4) x1, y1, x2, y2."""
-    boxes = bboxes.astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
-    return boxes
-
-
 class ResultsWriter:
     """Writes a COCO results file image by image.
 

@@ -107,6 +107,13 @@ class GroundTruth:
                        **{k: getattr(self, k)[kept] for k in ('image', 'bboxes', 'areas', 'crowd', 'zero_id')})
 
 
+def coco_boxes(bboxes: np.ndarray) -> np.ndarray:
+    """(N, 4) float64 x, y, width, height of (N, 4) x1, y1, x2, y2."""
+    boxes = bboxes.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    return boxes
+
+
 @dataclass(frozen=True, eq=False)
 class Results:
     """The recorded boxes of one model on the images of a :class:`GroundTruth`, target classes only.
@@ -143,17 +150,16 @@ class Results:
 
     @classmethod
     def of(cls, name: str, detections: Sequence[Detections]) -> 'Results':
-        """What a model found just now.
+        """What was found just now.
 
         Args:
-            name: Of the model.
+            name: Of the model, or of what has put models' boxes together.
             detections: Of each image of the ground truth, in its order, with its labels.
         """
-        boxes = np.concatenate([np.zeros((0, 4)), *(d.bboxes.astype(np.float64) for d in detections)])
-        boxes[:, 2:] -= boxes[:, :2]
         counts = [len(d) for d in detections]
         return cls(name, np.repeat(np.arange(len(counts)), counts),
-                   np.concatenate([np.zeros(0, np.int64), *(d.labels for d in detections)]), boxes,
+                   np.concatenate([np.zeros(0, np.int64), *(d.labels for d in detections)]),
+                   coco_boxes(np.concatenate([np.zeros((0, 4)), *(d.bboxes for d in detections)])),
                    np.concatenate([np.zeros(0), *(d.scores.astype(np.float64) for d in detections)]), len(counts),
                    np.flatnonzero(np.array(counts) == 0), dropped=np.array([d.dropped for d in detections]))
 

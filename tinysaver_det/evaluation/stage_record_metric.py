@@ -8,8 +8,8 @@ import numpy as np
 from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
 
-from ..analysis.record_files import ResultsWriter, coco_boxes, results_files, save_record
-from ..analysis.records import positions, read_ground_truth, some
+from ..analysis.record_files import ResultsWriter, results_files, save_record
+from ..analysis.records import coco_boxes, positions, read_ground_truth, some
 from ..errors import ConfigError, DataError
 from ..files import whole_file
 from ..names import STAGES

@@ -35,7 +35,7 @@ def check_images(cfg: Config, detector, folder: Optional[str], quiet: bool = Fal
         DataError: No images in the folder.
     """
     if folder is not None:
-        return _spread(image_files(folder)), f'images of {folder}'
+        return spread(image_files(folder), COUNT), f'images of {folder}'
     if cfg.get('test_dataloader') is not None and os.path.isfile(dataset_annotations(cfg) or ''):
         try:
             paths = images_of_config(cfg, detector, quiet).paths
@@ -98,5 +98,6 @@ def drawn(size: Sequence[int], seed: int) -> np.ndarray:
     return image.clip(0, 255).astype(np.uint8)
 
 
-def _spread(paths):
-    return [paths[i * len(paths) // COUNT] for i in range(COUNT)] if len(paths) > COUNT else paths
+def spread(values: Sequence, count: int) -> list:
+    """So many of some values at most, evenly out of all."""
+    return [values[i * len(values) // count] for i in range(count)] if len(values) > count else list(values)

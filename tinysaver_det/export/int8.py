@@ -21,7 +21,7 @@ from ..routing import OperatingPoint, build_policy, routing_of, without_budget
 from ..runtime import Cascade
 from ..runtime.bundle import Bundle, sha256_of
 from ..runtime.graph import Graph
-from .images import Inputs
+from .images import Inputs, spread
 from .quantize import METHODS, quantize_graph, require_quantizer, weights_digest
 
 COUNT = 100
@@ -189,12 +189,12 @@ class _Images:
     def __init__(self, settings, bundle):
         self.truth = None
         if settings.annotations is None:
-            self.paths = _spread(image_files(settings.images), settings.count)
+            self.paths = spread(image_files(settings.images), settings.count)
             return
         from ..analysis.record_images import images_of_annotations
 
         found = images_of_annotations(settings.images, settings.annotations, bundle.classes)
-        chosen = _spread(range(len(found)), settings.count)
+        chosen = spread(range(len(found)), settings.count)
         self.paths = [found.paths[i] for i in chosen]
         self.truth = found.truth.take(chosen)
 
@@ -231,12 +231,13 @@ class _Recorded:
         from ..analysis.cascade import Cascade as Options
         from ..analysis.cascade import Lighter
         from ..analysis.pair import Pair
+        from ..analysis.records import Results
         from ..checks import order_error
 
         truth, bundle = self.images.truth, self.bundle
         options, numbers = bundle.options, range(len(bundle.options))
-        found = [_results(options[0].name, self.saver)]
-        found += base.options[1:] if base is not None else [_results(options[k].name, self.answers(k))
+        found = [Results.of(options[0].name, self.saver)]
+        found += base.options[1:] if base is not None else [Results.of(options[k].name, self.answers(k))
                                                             for k in numbers[1:]]
         gflops = np.array([[self.cascade.gflops_alone(k, d.image_size) for d in self.saver] for k in numbers])
         means = gflops.mean(axis=1)
@@ -380,18 +381,6 @@ def _mean_aps(pair, routing):
                  for r in (np.zeros(len(routing), np.int64), routing))
 
 
-def _results(name, answers):
-    """Results of a model, as if they were read from a file."""
-    from ..analysis.record_files import coco_boxes
-    from ..analysis.records import Results
-
-    counts = np.array([len(d.scores) for d in answers])
-    parts = [np.concatenate([np.asarray(getattr(d, k)) for d in answers]) for k in ('bboxes', 'scores', 'labels')]
-    boxes, scores, labels = coco_boxes(parts[0]), parts[1].astype(np.float64), parts[2].astype(np.int64)
-    return Results(name, np.repeat(np.arange(len(answers)), counts), labels, boxes, np.clip(scores, 0, 1),
-                   len(answers), np.flatnonzero(counts == 0), dropped=np.array([d.dropped for d in answers]))
-
-
 def _with_knob(routing, knob, value):
     """A policy's configuration with another setting, within a budget as well."""
     if routing['type'] == 'Budget':
@@ -406,8 +395,3 @@ def _check(before, after, images, name):
         if key not in given or given[key].shape != value.shape or given[key].dtype != value.dtype:
             raise ExportError(f'the int8 graph of {name} gives {key} of shape {getattr(given.get(key), "shape", None)} '
                               f'where the float32 one gives {value.shape}: export it in float32')
-
-
-def _spread(values, count):
-    values = list(values)
-    return values if len(values) <= count else [values[i * len(values) // count] for i in range(count)]

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..detections import Detections
 from ..errors import BundleError, ConfigError, ImageError
+from ..machine import processors
 from ..merging import Replace, build_merge, check_together, read_alignment
 from ..routing import Budget, LiveKnobs, OperatingPoint, build_policy, gains_count, routing_of, without_budget
 from .bundle import AGAIN, Bundle
@@ -136,7 +137,7 @@ class Cascade(LiveKnobs):
         self._inputs = [InputMaker(option.preprocess, option.name) for option in self.options]
         self._choosers = {key: BoxChooser(s.postprocess, s.labels, s.name) for key, s in bundle.stages.items()}
         self._lock = threading.Lock()
-        self._threads = check_threads(threads) or _cores()
+        self._threads = check_threads(threads) or processors()
         self._pool = None
         point = None
         if bundle.operating_point is not None:
@@ -444,8 +445,7 @@ class Cascade(LiveKnobs):
         for i, row, option in zip(usable, rows, options):
             gflops = answers[i].gflops
             result = Result(answers[i].detections, 'saver', 0, float(row[0]), gflops, gflops)
-            answers[i] = Routed(arrays[i], option, result, [option] * (option > 0), names[i],
-                                decide)
+            answers[i] = Routed(arrays[i], option, result, [option] * (option > 0), names[i], decide)
             self._finish(answers[i])
         return answers
 
@@ -616,8 +616,3 @@ def _is_out_of_memory(error):
     return isinstance(error, MemoryError) or any(
         words in text for words in ('out of memory', 'failed to allocate', 'bad_alloc', 'bad allocation',
                                     'not enough memory'))
-
-
-def _cores():
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

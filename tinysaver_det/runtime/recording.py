@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..analysis.record_files import ResultsWriter, coco_boxes, results_files, save_images, save_record
+from ..analysis.record_files import ResultsWriter, results_files, save_images, save_record
 from ..analysis.record_images import RecordImages
-from ..analysis.records import GroundTruth, positions, read_ground_truth
+from ..analysis.records import GroundTruth, coco_boxes, positions, read_ground_truth
 from ..command import progress_bar
 from ..errors import ImageError
 from ..files import read_json, whole_folder

@@ -10,11 +10,15 @@ from tinysaver_det.runtime.serve.images import decode, image_size
 from .scripted import header_only, picture
 
 
+def decoded(data):
+    return decode(data, 'it', image_size(data, 'it'))
+
+
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp', '.webp'])
 def test_header_tells_the_size(suffix):
     data = picture(100, (70, 50), suffix)
     assert image_size(data, 'it') == (70, 50)
-    image = decode(data, 'it')
+    image = decoded(data)
     assert image.shape == (50, 70, 3) and image.dtype == np.uint8 and abs(int(image[9, 9, 0]) - 100) < 3
 
 
@@ -27,7 +31,7 @@ def test_image_is_turned_as_its_exif_data_say():
     buffer, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6
     Image.new('RGB', (70, 50)).save(buffer, 'JPEG', exif=exif)
-    assert decode(buffer.getvalue(), 'it').shape == (70, 50, 3)
+    assert decoded(buffer.getvalue()).shape == (70, 50, 3)
 
 
 @pytest.mark.parametrize('data, match', [
@@ -52,13 +56,13 @@ def test_no_image_has_no_size(data, match):
     (picture(9, (60, 50), '.jpg')[:-2] + b'\xff\xda' * 101 + b'\xff\xd9', 'in more than 100 scans')])
 def test_damaged_images_are_refused(data, match):
     with pytest.raises(ImageError, match=match):
-        decode(data, 'it')
+        decoded(data)
 
 
 def test_image_of_another_size_than_its_header_says_is_refused(monkeypatch):
     monkeypatch.setattr('tinysaver_det.runtime.serve.images.decode_image', lambda *_: np.zeros((51, 70, 3), np.uint8))
     with pytest.raises(ImageError, match='another size than its header says'):
-        decode(picture(9, (70, 50)), 'it')
+        decoded(picture(9, (70, 50)))
 
 
 def test_a_chunk_that_says_it_is_huge_takes_no_memory(monkeypatch):
@@ -66,9 +70,9 @@ def test_a_chunk_that_says_it_is_huge_takes_no_memory(monkeypatch):
     at = data.index(b'IDAT') - 4
     monkeypatch.setattr('tinysaver_det.runtime.images.cv2.imdecode', None)  # it makes room for what a chunk says
     with pytest.raises(ImageError, match='truncated: its PNG data'):
-        decode(data[:at] + b'\x7f\xff\xff\xff' + data[at + 4:], 'it')
+        decoded(data[:at] + b'\x7f\xff\xff\xff' + data[at + 4:])
 
 
 def test_bytes_behind_the_end_are_legal():
     for suffix in ('.png', '.jpg'):
-        assert decode(picture(9, (60, 50), suffix) + b'more', 'it').shape == (50, 60, 3)
+        assert decoded(picture(9, (60, 50), suffix) + b'more').shape == (50, 60, 3)

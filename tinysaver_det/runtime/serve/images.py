@@ -46,12 +46,13 @@ def image_size(data: bytes, name: str) -> tuple:
     return width, height
 
 
-def decode(data: bytes, name: str) -> np.ndarray:
+def decode(data: bytes, name: str, size: tuple) -> np.ndarray:
     """(H, W, 3) uint8 in BGR order, turned as its EXIF data say.
 
     Args:
-        data: The content of an image file whose size :func:`image_size` has told.
+        data: The content of an image file.
         name: What messages call it.
+        size: Its (width, height), as :func:`image_size` has told.
 
     Raises:
         ImageError: It cannot be decoded, takes far more work than its size says, or another size comes out than its
@@ -60,7 +61,6 @@ def decode(data: bytes, name: str) -> np.ndarray:
     if data.startswith(JPEG_START) and data.count(SCAN) > MOST_SCANS:
         raise ImageError(f'{name} is a JPEG in more than {MOST_SCANS} scans: save it anew')
     image = decode_image(data, name)
-    size = image_size(data, name)
     if image.shape[:2] not in (size, size[::-1]):
         raise ImageError(f'{name} holds an image of another size than its header says: save it anew')
     return image

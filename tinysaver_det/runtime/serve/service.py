@@ -183,7 +183,8 @@ class Service:
                                              'have: send it smaller')
         await self._pixels.take(total)
         pixels.callback(self._pixels.give, total)
-        found = [await self._readable(in_thread(_timed, decode, data, name)) for (_, data), name in zip(files, names)]
+        found = [await self._readable(in_thread(_timed, decode, data, name, size))
+                 for (_, data), name, size in zip(files, names, sizes)]
         return [image for image, _ in found], [seconds for _, seconds in found]
 
     async def _readable(self, reading):
