@@ -152,6 +152,23 @@ def _sentence(error):
     return message if isinstance(error, OSError) else None
 
 
+def add_benchmark_options(parser, rounds: int) -> None:
+    """The options that every benchmark of a config has: ``--rounds``, ``--json``, ``--quiet`` and ``--cfg-options``.
+
+    Args:
+        parser: An argparse.ArgumentParser.
+        rounds: By default.
+    """
+    from mmengine.config import DictAction
+
+    parser.add_argument('--rounds', type=int, default=rounds,
+                        help=f'rounds, of which the median counts (default {rounds})')
+    parser.add_argument('--json', metavar='FILE', help='write the figures to this file too')
+    parser.add_argument('--quiet', action='store_true', help='no progress')
+    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', action=DictAction,
+                        help='override settings of the config')
+
+
 class Steps:
     """Counts finished steps and tells of them; call it after each.
 

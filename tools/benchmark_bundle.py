@@ -3,12 +3,11 @@
 
 import argparse
 
+import tinysaver_det.compat  # noqa: F401  (before anything of mmdet)
+from tinysaver_det.command import add_benchmark_options, one_sentence
+
 
 def main(argv=None):
-    from mmengine.config import DictAction
-
-    import tinysaver_det.compat  # noqa: F401  (before anything of mmdet)
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file of the TinySaverDetector that was exported')
     parser.add_argument('bundle', help='folder that tools/export.py wrote')
@@ -19,14 +18,9 @@ def main(argv=None):
                         help='shares of the images to hand over (default: 0 0.2 0.5 1)')
     parser.add_argument('--batch-sizes', type=int, nargs='+', default=[1, 8])
     parser.add_argument('--num-images', type=int, default=64, help='images that are timed per round (default 64)')
-    parser.add_argument('--rounds', type=int, default=3, help='rounds, of which the median counts (default 3)')
     parser.add_argument('--threads', type=int, default=1, help='cores that each way may use (default 1)')
-    parser.add_argument('--json', metavar='FILE', help='write the figures to this file too')
-    parser.add_argument('--quiet', action='store_true', help='no progress')
-    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', action=DictAction,
-                        help='override settings of the config')
+    add_benchmark_options(parser, rounds=3)
     args = parser.parse_args(argv)
-    from tinysaver_det.command import one_sentence
     from tinysaver_det.engine.command import read_config
 
     with one_sentence():

@@ -3,9 +3,8 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
 import tinysaver_det.compat  # noqa: F401  (before anything of mmdet)
+from tinysaver_det.command import add_benchmark_options, one_sentence
 
 
 def main(argv=None):
@@ -19,14 +18,9 @@ def main(argv=None):
                              'and several joined by + (default: those that need no compiler, alone and together)')
     parser.add_argument('--batch-sizes', type=int, nargs='+', default=[1, 8])
     parser.add_argument('--num-images', type=int, default=64, help='images that are timed per round (default 64)')
-    parser.add_argument('--rounds', type=int, default=5, help='rounds, of which the median counts (default 5)')
     parser.add_argument('--device', help='cpu or cuda:0 (default: a GPU if there is one)')
-    parser.add_argument('--json', metavar='FILE', help='write the figures to this file too')
-    parser.add_argument('--quiet', action='store_true', help='no progress')
-    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', action=DictAction,
-                        help='override settings of the config')
+    add_benchmark_options(parser, rounds=5)
     args = parser.parse_args(argv)
-    from tinysaver_det.command import one_sentence
     from tinysaver_det.engine.command import read_config
 
     with one_sentence():

@@ -29,7 +29,7 @@ from ..report.summary import plain
 from ..routing import build_policy, without_budget
 from ..runtime.benchmark_worker import Worker
 from ..runtime.bundle import Bundle
-from .benchmark import box_difference, knob_values
+from .benchmark import box_difference, knob_values, runs_alone
 
 MODES = ('mmdet, base alone', 'mmdet, cascade', 'bundle, base alone', 'bundle, cascade')
 
@@ -55,7 +55,7 @@ class EagerRunner:
     def __call__(self, images: Sequence[str], knob: Optional[float]) -> list:
         """(option, :class:`Detections`) of each image; see :class:`~tinysaver_det.runtime.BundleRunner`."""
         detector, number = self.detector, len(self.detector.options)
-        pipeline = detector.options[-1].pipeline if self.alone else detector.stages['saver'].pipeline
+        pipeline = runs_alone(detector)[number if self.alone else 0][2]
         inputs = pipeline.read_all(images)
         for one in inputs:
             if isinstance(one, Exception):

@@ -16,6 +16,7 @@ from .. import __version__
 from ..command import Steps, progress_bar
 from ..confidence import build_confidence
 from ..datasets.transforms.scales import at_scale
+from ..engine.benchmark import runs_alone
 from ..engine.command import take_operating_point
 from ..errors import ConfigError, ExportError, TinySaverError
 from ..files import whole_file, whole_folder
@@ -207,26 +208,19 @@ def _plain(part, build):
 
 def _options(detector, configs):
     found = []
-    for k, name in enumerate(detector.names):
-        option = None if k == 0 else detector.options[k - 1]
-        key = 'saver' if k == 0 else option.stage
-        scale = None if k == 0 else option.scale
+    scales = (None, *(o.scale for o in detector.options))
+    sizes = (detector.stages['saver'].size, *(o.size for o in detector.options))
+    for (_, key, _), name, scale, size in zip(runs_alone(detector), detector.names, scales, sizes):
         transforms = read_stage_config(configs[key], key).test_pipeline
         transforms = transforms if scale is None else at_scale(transforms, scale, key)
-        size = detector.stages[key].size if k == 0 else option.size
         found.append(OptionFile(stage=key, name=name, scale=scale, size=size,
                                 preprocess=preprocess_of(transforms, detector.get_submodule(key), key)))
     return found
 
 
-def _pipeline(detector, number):
-    return detector.stages['saver'].pipeline if number == 0 else detector.options[number - 1].pipeline
-
-
 def _tensor(detector, number, image):
-    key = 'saver' if number == 0 else detector.options[number - 1].stage
-    data = pseudo_collate([_pipeline(detector, number).read(image)])
-    return detector.get_submodule(key).data_preprocessor(data, False)['inputs']
+    _, key, pipeline = runs_alone(detector)[number]
+    return detector.get_submodule(key).data_preprocessor(pseudo_collate([pipeline.read(image)]), False)['inputs']
 
 
 def _traced(inputs):
@@ -254,10 +248,10 @@ def _check_raw(graph, run, inputs, free):
 @torch.no_grad()
 def _answers(detector, number, images):
     """((height, width) of the tensor, Detections) of each image."""
-    found = []
+    found, pipeline = [], runs_alone(detector)[number][2]
     for image in images:
         try:
-            sample, = detector.run_option(number, [_pipeline(detector, number).read(image)])
+            sample, = detector.run_option(number, [pipeline.read(image)])
         except TinySaverError:
             raise
         except Exception as e:
