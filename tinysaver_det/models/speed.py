@@ -13,7 +13,6 @@ from mmengine.logging import print_log
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
-from torch.utils._pytree import tree_map
 from torchvision.models import resnet as torchvision_resnet
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
@@ -21,6 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from ..errors import ConfigError
 from ..names import refuse_unknown
 from .nan_watch import heads_of
+from .precision import as_float32, check_precision
 
 SWITCHES = dict(channels_last=(False, True), fuse_conv_bn=(False, True), autocast=(None, 'bfloat16', 'float16'),
                 compile=(False, True))
@@ -126,8 +126,8 @@ class FastForward:
                 conv._fused = _fused_weights(conv, norm)
                 conv.forward, norm.forward = MethodType(_fused_forward, conv), MethodType(_as_it_is, norm)
         if 'autocast' in self.switches:
-            _check_precision(self.switches['autocast'], device, name)
-            self._hooks = [head.register_forward_hook(_as_float32) for head in heads_of(model)]
+            check_precision(self.switches['autocast'], device, f'speed.autocast of {name}')
+            self._hooks = [head.register_forward_hook(as_float32) for head in heads_of(model)]
         if 'compile' in self.switches:
             reason = _no_compiler(device.type)
             if reason is not None:
@@ -204,23 +204,6 @@ def _fused_forward(conv, x):
 
 def _as_it_is(norm, x):
     return x
-
-
-def _as_float32(head, inputs, outputs):
-    return tree_map(lambda t: t.float() if isinstance(t, torch.Tensor) and t.dtype in (torch.bfloat16, torch.float16)
-                    else t, outputs)
-
-
-def _check_precision(precision, device, name):
-    """Refuse a precision that a CPU would only imitate, at a fraction of the speed of float32."""
-    native = dict(bfloat16='_is_mkldnn_bf16_supported', float16='_is_mkldnn_fp16_supported')[precision]
-    if device.type == 'cpu' and not getattr(torch.ops.mkldnn, native)():
-        raise ConfigError(f'speed.autocast of {name} cannot be {precision!r} here: this CPU does not compute in it, '
-                          "and imitating it is far slower than float32; "
-                          + ("use 'bfloat16' or a GPU" if precision == 'float16' else 'use a GPU or leave it out'))
-    if device.type == 'cuda' and precision == 'bfloat16' and not torch.cuda.is_bf16_supported():
-        raise ConfigError(f"speed.autocast of {name} cannot be 'bfloat16' here: this GPU does not compute in it; use "
-                          "'float16'")
 
 
 @functools.cache

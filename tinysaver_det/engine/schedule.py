@@ -1,0 +1,57 @@
+"""Shorten or lengthen how long a config trains."""
+
+from mmengine.config import Config
+
+from ..checks import check_least
+from ..errors import ConfigError
+
+_EPOCHS = ('begin', 'end', 'T_max', 'total_iters', 'step_size')  # of schedulers that count epochs
+_LAST_EPOCHS = dict(YOLOXModeSwitchHook='num_last_epochs')
+_FROM_EPOCH = dict(PipelineSwitchHook='switch_epoch')
+
+
+def set_epochs(cfg: Config, epochs: int) -> None:
+    """Make a training config train for another number of epochs, in place, with a schedule of the same shape.
+
+    What counts epochs is stretched alike: schedulers with ``by_epoch`` (among them those that are converted to
+    iterations), the interval of validation, and the hooks of mmdet that change the training in the last epochs. What
+    counts iterations, such as a warm-up, stays. Validation takes place at least after the last epoch.
+
+    Args:
+        cfg: With a ``train_cfg`` by epochs.
+        epochs: For how many it shall train.
+
+    Raises:
+        ConfigError: It doesn't train, not by epochs, or the number is below 1.
+    """
+    check_least('epochs', epochs, 1)
+    train = cfg.get('train_cfg')
+    if not train or train.get('max_epochs') is None:
+        raise ConfigError('the number of epochs cannot be set: the config has no train_cfg.max_epochs (one that trains '
+                          'by iterations has train_cfg.max_iters: set that with --cfg-options)')
+    before, train.max_epochs = train.max_epochs, epochs
+
+    def stretched(value):
+        return max(0, round(value * epochs / before))
+
+    train.val_interval = min(epochs, max(1, stretched(train.get('val_interval', 1))))
+    if train.get('dynamic_intervals'):
+        train.dynamic_intervals = [(stretched(at), max(1, stretched(every))) for at, every in train.dynamic_intervals]
+    schedulers = cfg.get('param_scheduler') or []
+    for scheduler in schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]:
+        if not scheduler.get('by_epoch', True):
+            continue
+        for key in _EPOCHS:
+            if scheduler.get(key) is not None:
+                scheduler[key] = stretched(scheduler[key]) if key == 'begin' else max(1, stretched(scheduler[key]))
+        if scheduler.get('milestones') is not None:
+            scheduler.milestones = [max(1, stretched(m)) for m in scheduler.milestones]
+    for hook in cfg.get('custom_hooks') or []:
+        last, at = _LAST_EPOCHS.get(hook.get('type')), _FROM_EPOCH.get(hook.get('type'))
+        if last and hook.get(last) is not None:
+            hook[last] = min(epochs, stretched(hook[last]))
+        if at and hook.get(at) is not None:
+            hook[at] = stretched(hook[at])
+    interval = cfg.get('default_hooks', {}).get('checkpoint', {}).get('interval')
+    if interval is not None:
+        cfg.default_hooks.checkpoint.interval = min(interval, epochs)
