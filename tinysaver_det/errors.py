@@ -13,6 +13,7 @@
     ├── ExportError        a detector that cannot be exported, or whose export differs from it
     ├── BundleError        an exported cascade that is damaged or cannot be run here (also a ValueError)
     ├── RecordError        a recording that cannot go on, or was begun for something else
+    ├── TrainingError      a step of training that cannot be taken, or a training that cannot go on
     ├── ImageError         an image that cannot be read (also an OSError)
     └── UnsupportedOpError an operator that only mmcv's compiled module has (also a NotImplementedError)
 """
@@ -73,6 +74,10 @@ class BundleError(TinySaverError, ValueError):
 
 class RecordError(TinySaverError):
     """A recording that cannot go on, or was begun for something else."""
+
+
+class TrainingError(TinySaverError):
+    """A step of training that cannot be taken, or a training that cannot go on."""
 
 
 class ImageError(TinySaverError, OSError):

@@ -14,6 +14,7 @@ from .torchvision_detector import TorchvisionDetector
 from ..datasets import DigitScenes, StagePipeline  # noqa: F401  isort: skip
 from ..engine import SaverSummaryHook, SaverTestLoop, TargetClassesHook  # noqa: F401  isort: skip
 from ..evaluation import SaverMetric, StagesEvaluator  # noqa: F401  isort: skip
+from ..optim import CollageAdamW  # noqa: F401  isort: skip
 from ..visualization import RouteLocalVisualizer  # noqa: F401  isort: skip
 
 allow_mmengine_checkpoints()
