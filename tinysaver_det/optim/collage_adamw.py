@@ -42,8 +42,8 @@ class CollageAdamW(torch.optim.Optimizer):
     group may hold both. Parameters in float16 are refused: a second moment leaves its range.
 
     Source: Yu et al., "Collage: Light-Weight Low-Precision Strategy for LLM Training", ICML 2024 (arXiv 2405.03637),
-    Algorithm 2, with options A to D of its table; and the authors' code (amazon-science/collage,
-    roBERTa/utils/adamw_collage.py). Line by line, with t the step:
+    its AdamW with multi-component floats and its precision options A to D; and the authors' code
+    (amazon-science/collage, roBERTa/utils/adamw_collage.py). Line by line, with t the step:
 
     - ``m = b1 m + (1 - b1) g``: :meth:`_moments`, in float32 and rounded once.
     - ``v = b2 v + (1 - b2) g^2``: likewise. In ``'plus'`` b2 is ``hi + lo`` (:func:`~tinysaver_det.optim.expand`),

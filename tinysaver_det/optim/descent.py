@@ -10,10 +10,10 @@ import torch
 class Descent:
     """How much of one step's update arrived in the weights, over all bfloat16 parameters together.
 
-    The measures of Yu et al., "Collage", ICML 2024 (arXiv 2405.03637), section 3: an update is lost where adding it
-    gives back the weight as it was; the effective descent quality is ``<u / |u|, e>``, with u the update that was
-    intended and e the change of the weight that came of it. The paper counts lost updates among all weights; here
-    weights whose update is 0 (frozen by a zero gradient) are left out.
+    The measures of Yu et al., "Collage", ICML 2024 (arXiv 2405.03637): an update is lost where adding it gives back
+    the weight as it was; the effective descent quality is ``<u / |u|, e>``, with u the update that was intended and e
+    the change of the weight that came of it. The paper counts lost updates among all weights; here weights whose update
+    is 0 (frozen by a zero gradient) are left out.
 
     Attributes:
         lost: Share of the non-zero updates that changed nothing: neither the weight nor what the optimiser keeps
