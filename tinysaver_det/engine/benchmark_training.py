@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 import json
 import os
 import os.path as osp
@@ -158,7 +159,7 @@ def train_once(cfg: Config, precision: str, seed: int) -> TrainingRun:
     cfg = copy.deepcopy(cfg)
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     if precision != 'float32':
-        set_precision(cfg, precision, **(dict(seed=seed) if precision == 'stochastic' else {}))
+        set_precision(cfg, precision)
         cfg.custom_hooks.append(dict(type='DescentHook', interval=INTERVAL))
     evaluators = [cfg.val_evaluator] if isinstance(cfg.val_evaluator, dict) else cfg.val_evaluator
     evaluator = next(e for e in evaluators if type_name(e) == 'CocoMetric')
@@ -203,9 +204,7 @@ def step_times(cfg: Config, precisions: Sequence[str], rounds: int = 20, quiet: 
     precisions = ['float32', *(p for p in precisions if p != 'float32')]
     torch.manual_seed(0)
     with scope_of(cfg):
-        loader = iter(Runner.build_dataloader(cfg.train_dataloader, seed=0))
-        batches = [next(loader) for _ in range(BATCHES)]
-        del loader
+        batches = list(itertools.islice(Runner.build_dataloader(cfg.train_dataloader, seed=0), BATCHES))
         model = MODELS.build(cfg.model)
         model.init_weights()
         model.train()
@@ -214,7 +213,7 @@ def step_times(cfg: Config, precisions: Sequence[str], rounds: int = 20, quiet: 
             done = Steps((WARM_UP + rounds) * len(precisions), shown)
             for r in range(WARM_UP + rounds):
                 for k in range(len(precisions)):  # each is first equally often
-                    stepped[precisions[(k + r) % len(precisions)]](copy.deepcopy(batches[r % BATCHES]))
+                    stepped[precisions[(k + r) % len(precisions)]](copy.deepcopy(batches[r % len(batches)]))
                     done()
     times = {p: (s.of_optimizer[WARM_UP:], s.of_all[WARM_UP:]) for p, s in stepped.items()}
     return [StepTime(p, *(statistics.median(t) for t in times[p]),

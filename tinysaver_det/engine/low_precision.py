@@ -11,16 +11,15 @@ MODES = {'bfloat16': 'plain', 'master': 'master', 'collage-light': 'light', 'col
 PRECISIONS = ('float32', *MODES)
 
 
-def set_precision(cfg: Config, precision: str, **optimizer) -> None:
+def set_precision(cfg: Config, precision: str) -> None:
     """Make a training config train in another precision, in place.
 
     CollageAdamW takes the place of AdamW with the same settings, LowPrecisionHook is added, and Float32EMAHook takes
-    the place of EMAHook. With 'float32' the config stays as it is.
+    the place of EMAHook. Stochastic rounding gets the config's seed. With 'float32' the config stays as it is.
 
     Args:
         cfg: A config that trains with AdamW.
         precision: One of :data:`PRECISIONS`.
-        optimizer: More settings of :class:`~tinysaver_det.optim.CollageAdamW`.
 
     Raises:
         ConfigError: An unknown precision, or a config that trains with another optimiser or another wrapper of it.
@@ -39,7 +38,9 @@ def set_precision(cfg: Config, precision: str, **optimizer) -> None:
     if kind != 'OptimWrapper':
         raise ConfigError(f'precision {precision!r} holds the weights themselves in bfloat16, but the config trains '
                           f'with optim_wrapper.type={kind}, which expects them in float32: set it to OptimWrapper')
-    wrapper.optimizer.update(type='CollageAdamW', mode=MODES[precision], **optimizer)
+    wrapper.optimizer.update(type='CollageAdamW', mode=MODES[precision])
+    if precision == 'stochastic':
+        wrapper.optimizer.seed = (cfg.get('randomness') or {}).get('seed') or 0
     hooks = cfg.get('custom_hooks') or []
     for hook in hooks:
         if type_name(hook) == 'EMAHook':
