@@ -15,7 +15,9 @@ from .expansion import expand, grow, scale
 from .stochastic import mix, round_stochastically
 
 MODES = ('plain', 'light', 'plus', 'master', 'stochastic')
-_AT_ONCE = 1 << 24  # elements that a foreach step takes together: bounds its float32 temporaries
+# Elements that are updated together: the temporaries should stay in a CPU's cache, and bounded elsewhere.
+_AT_ONCE = dict(cpu=1 << 15)
+_AT_ONCE_ELSEWHERE = 1 << 24
 
 
 @OPTIMIZERS.register_module()
@@ -76,7 +78,8 @@ class CollageAdamW(torch.optim.Optimizer):
         eps: Added to the root of the second moment.
         weight_decay: Decoupled, per step and learning rate.
         mode: See above. A group may have its own.
-        foreach: Take many tensors in one call, with the same result bit for bit; None does so.
+        foreach: Take many tensors in one call, with the same result bit for bit. None does so, since it is no slower
+            on a CPU either (where only so many are taken together as fit its cache).
         seed: Of ``'stochastic'``; saved in the state.
         monitor: Measure at each step what arrives in the bfloat16 weights: ``last_descent``. May be set at any time.
         on_nan: For gradients that are not finite: 'raise', or 'skip' to leave the step out and count it in
@@ -341,15 +344,17 @@ class _Work:
 
 
 def _parts(bucket):
+    """Cut a bucket into parts of bounded size; a parameter that is larger is a part by itself."""
+    most = _AT_ONCE.get(bucket[0][0].parameter.device.type, _AT_ONCE_ELSEWHERE)
     part, size = [], 0
     for pair in bucket:
-        part.append(pair)
-        size += pair[0].parameter.numel()
-        if size >= _AT_ONCE:
+        numel = pair[0].parameter.numel()
+        if part and size + numel > most:
             yield part
             part, size = [], 0
-    if part:
-        yield part
+        part.append(pair)
+        size += numel
+    yield part
 
 
 def _new_state(parameter, mode) -> dict:

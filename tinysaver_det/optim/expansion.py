@@ -52,7 +52,7 @@ def grow(hi, lo, a, do=OneTensor):
     Fast2Sum: where ``hi + a`` cancels it is exact and still not below ``lo`` unless it is 0, and elsewhere ``lo`` and
     the error are some 2^-8 of it.
 
-    Only ``lo + e`` is rounded: the result is off by at most ``2^-9 * |lo + e|``.
+    Only ``lo + e`` is rounded: the result is off by at most ``2^-8 * |lo + e|``.
 
     Returns:
         tuple: hi, lo; with hi the sum rounded, so that ``|lo|`` is at most half of hi's last place.
@@ -81,7 +81,7 @@ def scale(hi, lo, by: tuple[float, float], do=OneTensor):
     pair holds and is left out, as in the paper.
 
     Returns:
-        tuple: hi, lo; off by at most ``2^-9`` of the second part, some 2^-17 of the product.
+        tuple: hi, lo; off by at most some ``2^-8`` of the second part, ``2^-16`` of the product.
     """
     product = do.to(hi, torch.float32)
     cross = do.to(hi, torch.float32)
