@@ -17,6 +17,12 @@ def main(argv=None):
     parser.add_argument('--weights', default=osp.join(ROOT, 'tinysaver_det', 'weights'),
                         help='folder for the weights (default: where the demo takes them from)')
     parser.add_argument('--work-dir', default='work_dirs/demo', help='folder for logs and checkpoints')
+    parser.add_argument('--precision', default='float32', metavar='PRECISION',
+                        help='float32 (default), or with weights in bfloat16: bfloat16, master, collage-light, '
+                        'collage-plus, stochastic')
+    parser.add_argument('--seed', type=int, metavar='N', help="in place of the configs' own")
+    parser.add_argument('--epochs', type=int, metavar='N',
+                        help='train each config for N epochs, with a schedule of the same shape')
     parser.add_argument('--max-drop', type=float, default=0.001,
                         help='accepted loss of mAP on the calibration split (default 0.001)')
     parser.add_argument('--quiet', action='store_true', help='no progress')
@@ -30,7 +36,8 @@ def main(argv=None):
         configs = osp.join(ROOT, 'configs', 'demo')
         paths = {name: osp.join(args.weights, f'digits_{name}.pth') for name in CONFIGS}
         for name in args.stages:
-            train_stage([osp.join(configs, c) for c in CONFIGS[name]], osp.join(args.work_dir, name), paths[name])
+            train_stage([osp.join(configs, c) for c in CONFIGS[name]], osp.join(args.work_dir, name), paths[name],
+                        args.precision, args.seed, args.epochs)
         cfg = read_config(osp.join(configs, 'digits_tinysaver.py'),
                           {f'model.{name}.checkpoint': path for name, path in paths.items()})
         point = choose_operating_point(cfg, args.max_drop, args.quiet)

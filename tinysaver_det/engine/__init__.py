@@ -1,7 +1,8 @@
 """Hooks and loops, and the evaluation that ``tools/test.py`` runs."""
 
 from .. import compat  # noqa: F401  (before anything of mmdet)
-from .hooks import SaverSummaryHook, TargetClassesHook
+from .hooks import DescentHook, Float32EMAHook, LowPrecisionHook, SaverSummaryHook, TargetClassesHook
 from .loops import SaverTestLoop
 
-__all__ = ['SaverSummaryHook', 'SaverTestLoop', 'TargetClassesHook']
+__all__ = ['DescentHook', 'Float32EMAHook', 'LowPrecisionHook', 'SaverSummaryHook', 'SaverTestLoop',
+           'TargetClassesHook']

@@ -7,15 +7,15 @@ from ..errors import ConfigError
 
 _EPOCHS = ('begin', 'end', 'T_max', 'total_iters', 'step_size')  # of schedulers that count epochs
 _LAST_EPOCHS = dict(YOLOXModeSwitchHook='num_last_epochs')
-_FROM_EPOCH = dict(PipelineSwitchHook='switch_epoch')
+_FROM_EPOCH = dict(PipelineSwitchHook='switch_epoch', EMAHook='begin_epoch', Float32EMAHook='begin_epoch')
 
 
 def set_epochs(cfg: Config, epochs: int) -> None:
     """Make a training config train for another number of epochs, in place, with a schedule of the same shape.
 
     What counts epochs is stretched alike: schedulers with ``by_epoch`` (among them those that are converted to
-    iterations), the interval of validation, and the hooks of mmdet that change the training in the last epochs. What
-    counts iterations, such as a warm-up, stays. Validation takes place at least after the last epoch.
+    iterations), the interval of validation, and the hooks that change the training from an epoch on. What counts
+    iterations, such as a warm-up, stays. Validation takes place at least after the last epoch.
 
     Args:
         cfg: With a ``train_cfg`` by epochs.

@@ -5,6 +5,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Sequence
+from typing import Optional
 
 import numpy as np
 import torch
@@ -21,31 +22,44 @@ from ..files import whole_file
 from ..models.checkpoint import read_checkpoint
 from ..models.packed import load_detector
 from ..stage_config import scope_of
+from .low_precision import set_precision
+from .schedule import set_epochs
 
 HANDOVERS = np.arange(0, 0.605, 0.01)  # shares of the images to look at
 
 
-def train_stage(configs: Sequence[str], work_dir: str, path: str) -> None:
+def train_stage(configs: Sequence[str], work_dir: str, path: str, precision: str = 'float32',
+                seed: Optional[int] = None, epochs: Optional[int] = None) -> None:
     """Train a detector by its mmdet configs, one going on from the other, and write its weights in half precision.
 
     Args:
         configs: The config files.
         work_dir: Folder for logs and checkpoints; each config has a folder of its own in it.
         path: The file for the weights, whole or absent.
+        precision: One of :data:`~tinysaver_det.engine.low_precision.PRECISIONS`.
+        seed: In place of the configs' own.
+        epochs: For how many each config trains, in place of its own number.
     """
-    start, epochs, checkpoint = time.monotonic(), [], None
+    start, trained_for, checkpoint = time.monotonic(), [], None
     for config in configs:
         cfg = Config.fromfile(config)
+        if seed is not None:
+            cfg.randomness.seed = seed
+        set_precision(cfg, precision)
+        if epochs is not None:
+            set_epochs(cfg, epochs)
         cfg.work_dir = osp.join(work_dir, osp.splitext(osp.basename(config))[0])
         cfg.load_from = checkpoint
         cfg.visualizer.name = osp.basename(cfg.work_dir)  # each with its own folder for scalars
         Runner.from_cfg(cfg).train()
-        epochs.append(cfg.train_cfg.max_epochs)
+        trained_for.append(cfg.train_cfg.max_epochs)
         with open(osp.join(cfg.work_dir, 'last_checkpoint')) as f:
             checkpoint = f.read().strip()
-    trained = dict(configs=[osp.basename(c) for c in configs], seed=cfg.randomness.seed, epochs=epochs,
+    trained = dict(configs=[osp.basename(c) for c in configs], seed=cfg.randomness.seed, epochs=trained_for,
                    minutes=round((time.monotonic() - start) / 60), threads=torch.get_num_threads(),
                    torch=str(torch.__version__), machine=platform.machine())
+    if precision != 'float32':
+        trained['precision'] = precision
     halve(checkpoint, path, trained)
     print(f'trained in {trained["minutes"]} minutes; weights written to {path}')
 
