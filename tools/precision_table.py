@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure detectors in several precisions beside one another: mAP, latency, memory and weights, and what is worth it."""
+"""Measure detectors in several precisions beside one another: mAP, latency, memory, weights, and what is worth it."""
 
 import argparse
 
@@ -19,7 +19,8 @@ def main(argv=None):
     parser.add_argument('--classes', metavar='bus,car', help='target classes (default: all of the annotation file)')
     parser.add_argument('--calibration', metavar='FOLDER',
                         help="images on which the ranges of int8 are found (default: the config's val_dataloader)")
-    parser.add_argument('--precisions', nargs='+', metavar='NAME', help='float32, bfloat16, float16, int8 (default: all)')
+    parser.add_argument('--precisions', nargs='+', metavar='NAME',
+                        help='float32, bfloat16, float16, int8 (default: all)')
     parser.add_argument('--engines', nargs='+', metavar='NAME', help='torch, onnxruntime (default: both)')
     parser.add_argument('--no-map', action='store_true', help='only time images; they need no annotations')
     parser.add_argument('--num-images', type=int, default=32, help='images that are timed in a round (default 32)')

@@ -7,7 +7,7 @@ import platform
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 
+from ..analysis.bootstrap import interval
 from ..analysis.precision import Criterion, PrecisionTable, Variant, best_within, contests, mean_aps
 from ..analysis.record_files import ResultsWriter
 from ..analysis.record_images import images_of_annotations
@@ -149,7 +150,8 @@ def precision_table(out: str, cfg: Optional[Config] = None, stages: Sequence[Ask
     if not with_map and (limits or base is not None):
         raise ConfigError('a limit or a base needs mAP to choose by: leave out --no-map')
     wanted, skipped = _wanted(precisions, engines)
-    images, stages, calibrated = _data(cfg, list(stages), ann, folder, classes, calibration, with_map, num_images, quiet)
+    images, stages, calibrated = _data(cfg, list(stages), ann, folder, classes, calibration, with_map, num_images,
+                                       quiet)
     if ('onnxruntime', 'int8') in wanted and not calibrated:
         raise ConfigError('int8 needs images on which its ranges are found, and not those of the test: name a folder '
                           'with --calibration FOLDER, or leave int8 out of --precisions')
@@ -333,8 +335,6 @@ def _time(prepared, images, rounds, steps):
 
 
 def _variant(one, value, samples, certainty):
-    from ..analysis.bootstrap import interval
-
     seconds = np.array(one['seconds']) * 1e3
     rounds = np.median(seconds, axis=1)
     return Variant(
@@ -347,23 +347,18 @@ def _variant(one, value, samples, certainty):
 
 def _judged(table, truth, results, by_map, limits, base, points):
     """The table with what it says of its variants as base and as saver."""
-    from dataclasses import replace
-
     variants = table.variants
     choices = [best_within(variants, by_map, limits)] if limits else []
-    if base is not None:
-        chosen = table.variant(base)
-    else:
-        chosen = max(variants, key=lambda v: v.value)
+    chosen = max(variants, key=lambda v: v.value) if base is None else table.variant(base)
     found = contests(variants, by_map, 'base')
     cheaper = [v for v in variants if v.latency < chosen.latency]
     selection = None
     if cheaper:
         samples = {}
         selection = select_savers(
-            truth, (results[chosen.name], chosen.latency), [(results[v.name], v.latency) for v in cheaper], drop=table.drop,
-            count=table.resamples, points=points, certainty=table.certainty, seed=table.seed, unit='ms',
-            samples=samples)
+            truth, (results[chosen.name], chosen.latency), [(results[v.name], v.latency) for v in cheaper],
+            drop=table.drop, count=table.resamples, points=points, certainty=table.certainty, seed=table.seed,
+            unit='ms', samples=samples)
         for name, sign in (('delta_c', -1), ('saved', 1)):
             found += contests(cheaper, Criterion(
                 name, {v: sign * float(s[name][0]) for v, s in samples.items()},

@@ -30,9 +30,12 @@ def print_precisions(table: PrecisionTable) -> None:
         print_selection(table.selection)
     if table.contests:
         out.print(contests_table(table))
-        out.print(f'ahead: by how much the best in a low precision is better than the best in float32 within the budget '
-                  f'(below 0: worse), with its {table.certainty:.0%} interval over {table.resamples} resamples of the '
-                  'images; latency is taken as it was measured', markup=False, highlight=False, soft_wrap=True)
+        text = ('ahead: by how much the best in a low precision is better than the best in float32 within the budget '
+                f'(below 0: worse), with its {table.certainty:.0%} interval over {table.resamples} resamples of the '
+                'images; latency is taken as it was measured')
+        if len({v.engine for v in table.variants}) > 1:
+            text += '. Both engines compete; name one with --engines to see what precision alone does'
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def variants_table(table: PrecisionTable) -> Table:
@@ -79,9 +82,9 @@ def contests_table(table: PrecisionTable) -> Table:
 
 def sentences(table: PrecisionTable) -> list:
     """Sentences that belong under the table of variants."""
-    texts = [f'{table.machine}. ms: from the file of one image to its boxes. MiB: the most that its process held; added: '
-             'of that what was not there before the model was loaded. torch: convolutions have taken over their norms; '
-             'onnx: the graph of an export, in onnxruntime.', *table.skipped]
+    texts = [f'{table.machine}. ms: from the file of one image to its boxes. MiB: the most that its process held; '
+             'added: of that what was not there before the model was loaded. torch: convolutions have taken over their '
+             'norms; onnx: the graph of an export, in onnxruntime.', *table.skipped]
     for choice in table.choices:
         limits = ' and '.join(f'{limit:g} {COSTS[k][0]} of {k}' for k, limit in choice.limits.items())
         if choice.best is None:
@@ -122,7 +125,8 @@ def read_precisions(path: str) -> PrecisionTable:
     try:
         return PrecisionTable(**{**content, 'variants': [Variant(**v) for v in content['variants']]})
     except (TypeError, KeyError) as e:
-        raise DataError(f'{path} is not a table of tools/precision_table.py ({type(e).__name__}: {e}): {way_out}') from e
+        raise DataError(f'{path} is not a table of tools/precision_table.py ({type(e).__name__}: {e}): {way_out}'
+                        ) from e
 
 
 def plot_precisions(table: PrecisionTable, path: str) -> None:
@@ -153,7 +157,7 @@ def plot_precisions(table: PrecisionTable, path: str) -> None:
     axes.legend(handles=[*(Line2D([], [], linestyle='', marker=MARKERS[p], color='grey', label=p) for p in precisions),
                          *(Line2D([], [], linestyle='', marker='o', color='grey', markerfacecolor=face, label=e)
                            for e, face in (('torch', 'grey'), ('onnxruntime', 'white')))], frameon=False, fontsize=8,
-                loc='lower right')
+                loc='upper left', bbox_to_anchor=(1, 1))
     axes.margins(0.12)
     axes.set_title(f'{table.images} images, {table.certainty:.0%} intervals', fontsize=10)
     with whole_file(path, 'wb') as f:
