@@ -1,21 +1,25 @@
 """Scale against precision: which of some detectors, each in several precisions, is worth its cost."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
 import numpy as np
 
+from ..errors import DataError
+from ..files import read_json
 from ..names import refuse_unknown
 from .bootstrap import interval, resamples
 from .evaluator import RoutedEvaluator
 from .matching import match
-from .records import GroundTruth, Results
+from .records import GroundTruth, Results, read_results
 from .walk import Walk
 
 #: What a budget may be of: units as they are shown, and how many of a variant's own make one.
 COSTS = dict(latency=('ms', 1.0), memory=('MiB', 1.0), weights=('MB', 1e6))
 FULL = 'float32'
+FILE = 'precision.json'
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,54 @@ class PrecisionTable:
         """
         refuse_unknown([name], [v.name for v in self.variants], 'a variant of the precision table')
         return next(v for v in self.variants if v.name == name)
+
+
+def read_precisions(path) -> PrecisionTable:
+    """Read ``precision.json`` of ``tools/precision_table.py``; what it says beside the variants stays plain.
+
+    Raises:
+        DataError: It is not one, or was made without mAP.
+    """
+    way_out = 'make it with tools/precision_table.py'
+    content = read_json(path, 'the precision table', DataError, way_out)
+    try:
+        table = PrecisionTable(**{**content, 'variants': [Variant(**v) for v in content['variants']]})
+        known = all(v.results is not None for v in table.variants)
+    except (TypeError, KeyError) as e:
+        raise DataError(f'{path} is not a table of tools/precision_table.py ({type(e).__name__}: {e}): {way_out}'
+                        ) from e
+    if not known or table.annotations is None:
+        raise DataError(f'{path} was made with --no-map, so it has no boxes to rank by: make it without')
+    return table
+
+
+def read_candidates(table: PrecisionTable, path, truth: GroundTruth, base: Optional[str] = None,
+                    subset: bool = False) -> tuple:
+    """The variants of a table as a base and its savers.
+
+    Args:
+        table: It.
+        path: Of its file, beside which the boxes are.
+        truth: The annotations that they are for.
+        base: Name of a variant; by default the table's own base.
+        subset: See :func:`~tinysaver_det.analysis.records.read_results`.
+
+    Returns:
+        tuple: (Results, milliseconds) of the base, and a list of these of all others.
+
+    Raises:
+        ConfigError: No such variant.
+        DataError: Boxes that are not there or of other images.
+    """
+    base = table.variant(base or table.base).name
+    found = {v.name: (read_results(os.path.join(os.path.dirname(path), v.results), truth, v.name, subset,
+                                   empty=True), shown_latency(v)) for v in table.variants}
+    return found.pop(base), list(found.values())
+
+
+def shown_latency(variant: Variant) -> float:
+    """Its milliseconds, to a thousandth."""
+    return round(variant.latency, 3)
 
 
 def mean_aps(truth: GroundTruth, results: Sequence[Results], count: int, seed: int = 0):

@@ -8,7 +8,7 @@ from mmengine.dataset import pseudo_collate
 
 from ..machine import held_memory
 from ..models import Stage
-from ..models.precision import check_precision, reduce_precision
+from ..models.precision import reduce_precision
 from ..models.speed import fuse_for_good
 from ..models.stage import to_detections
 
@@ -30,7 +30,6 @@ class TorchRunner:
     """
 
     def __init__(self, stage: dict, name: str, classes: Optional[Sequence[str]], precision: str):
-        check_precision(precision, torch.device('cpu'), f'the precision of {name}')
         idle = held_memory()
         self._stage = Stage(name, stage)
         if classes is not None:

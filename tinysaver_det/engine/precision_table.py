@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import os
 import os.path as osp
 import platform
 import re
@@ -16,7 +17,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 
 from ..analysis.bootstrap import interval
-from ..analysis.precision import Criterion, PrecisionTable, Variant, best_within, contests, mean_aps
+from ..analysis.precision import Criterion, PrecisionTable, Variant, best_within, contests, mean_aps, shown_latency
 from ..analysis.record_files import ResultsWriter
 from ..analysis.record_images import images_of_annotations
 from ..analysis.records import Results, coco_boxes, read_ground_truth
@@ -139,7 +140,8 @@ def precision_table(out: str, cfg: Optional[Config] = None, stages: Sequence[Ask
         ConfigError: A setting that cannot be used.
         DataError, ClassesError, CheckpointError: Images, annotations or weights that don't fit.
     """
-    for name, value in (('--rounds', rounds), ('--num-images', num_images), ('--threads', threads)):
+    for name, value in (('--rounds', rounds), ('--num-images', num_images), ('--threads', threads),
+                        ('--resamples', resamples)):
         check_least(name, value, 1)
     check_least('--max-map-drop', drop, 0)
     for name, value in (limits or {}).items():
@@ -155,20 +157,24 @@ def precision_table(out: str, cfg: Optional[Config] = None, stages: Sequence[Ask
     if ('onnxruntime', 'int8') in wanted and not calibrated:
         raise ConfigError('int8 needs images on which its ranges are found, and not those of the test: name a folder '
                           'with --calibration FOLDER, or leave int8 out of --precisions')
+    os.makedirs(out, exist_ok=True)  # says now that it cannot be made
     paths, truth = (images, None) if not with_map else (list(images.paths), images.truth)
-    target = None if truth is None else truth.classes
+    target = None
+    if truth is not None:
+        truth.require_objects()
+        target = truth.classes
     made = f'{platform.machine()} CPU, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}'
     with tempfile.TemporaryDirectory(prefix='tinysaver-precision.') as graphs, contextlib.ExitStack() as stack, \
             progress_bar('precisions', quiet) as shown_progress:
         prepared = [p for asked in stages for p in _prepared(asked, target, wanted, paths[:num_images], calibrated,
                                                              graphs, threads, skipped)]
-        if not prepared:
-            raise ConfigError('no variant is left: ' + '; '.join(skipped))
+        if base is not None:
+            refuse_unknown([base], [one['name'] for one in prepared], 'a variant that is measured here')
         turns = -(-min(num_images, len(paths)) // TURN)
         steps = Steps(len(prepared) * (1 + (truth is not None) + rounds * turns), shown_progress)
-        for one in prepared:
-            one['worker'] = stack.enter_context(Worker(one['make'], threads, paths[0], None, **one['arguments']))
-            steps()
+        prepared = [one for one in prepared if _started(one, stack, threads, paths[0], skipped, steps)]
+        if not prepared:
+            raise ConfigError('no variant is left: ' + '; '.join(skipped))
         for one in prepared if truth is not None else ():
             one['answers'] = [d for _, d in one['worker'].run(paths, 1, None, answers=True)['answers']]
             steps()
@@ -318,6 +324,18 @@ def constant_bytes(path: str) -> int:
     return sum(numpy_helper.to_array(one).nbytes for one in onnx.load(path).graph.initializer)
 
 
+def _started(one, stack, threads, image, skipped, steps):
+    """Whether the process of a variant could answer a first image; else it is named in ``skipped``."""
+    try:
+        one['worker'] = stack.enter_context(Worker(one['make'], threads, image, None, **one['arguments']))
+    except ConfigError as e:  # such as an operator that torch doesn't have in this precision
+        skipped.append(f'{one["name"]} is skipped: {e}')
+        return False
+    finally:
+        steps()
+    return True
+
+
 def _time(prepared, images, rounds, steps):
     """Fill in ``seconds`` (rounds, images), ``memory`` and ``facts`` of each variant."""
     for one in prepared:
@@ -351,12 +369,13 @@ def _judged(table, truth, results, by_map, limits, base, points):
     choices = [best_within(variants, by_map, limits)] if limits else []
     chosen = max(variants, key=lambda v: v.value) if base is None else table.variant(base)
     found = contests(variants, by_map, 'base')
-    cheaper = [v for v in variants if v.latency < chosen.latency]
+    cheaper = [v for v in variants if shown_latency(v) < shown_latency(chosen)]
     selection = None
     if cheaper:
         samples = {}
         selection = select_savers(
-            truth, (results[chosen.name], chosen.latency), [(results[v.name], v.latency) for v in cheaper],
+            truth, (results[chosen.name], shown_latency(chosen)),
+            [(results[v.name], shown_latency(v)) for v in cheaper],
             drop=table.drop, count=table.resamples, points=points, certainty=table.certainty, seed=table.seed,
             unit='ms', samples=samples)
         for name, sign in (('delta_c', -1), ('saved', 1)):

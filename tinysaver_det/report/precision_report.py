@@ -1,4 +1,4 @@
-"""A table of detectors in several precisions, printed, drawn, saved and read."""
+"""A table of detectors in several precisions, printed, drawn and saved."""
 
 import json
 import os
@@ -7,14 +7,12 @@ from dataclasses import asdict
 from rich.markup import escape
 from rich.table import Table
 
-from ..analysis.precision import COSTS, PrecisionTable, Variant
-from ..errors import DataError
-from ..files import read_json, whole_file
+from ..analysis.precision import COSTS, FILE, PrecisionTable
+from ..files import whole_file
 from .console import console
 from .selection_report import print_selection
 from .summary import plain
 
-FILE = 'precision.json'
 PICTURE = 'precision.png'
 CRITERIA = dict(mAP='mAP', delta_c='delta-C', saved='ms saved')
 MARKERS = dict(float32='o', bfloat16='s', float16='D', int8='^')
@@ -112,21 +110,6 @@ def save_precisions(table: PrecisionTable, folder: str) -> list:
         paths.append(os.path.join(folder, PICTURE))
         plot_precisions(table, paths[1])
     return paths
-
-
-def read_precisions(path: str) -> PrecisionTable:
-    """Read ``precision.json``; what it says beside the variants stays plain.
-
-    Raises:
-        DataError: It is not one.
-    """
-    way_out = 'make it with tools/precision_table.py'
-    content = read_json(path, 'the precision table', DataError, way_out)
-    try:
-        return PrecisionTable(**{**content, 'variants': [Variant(**v) for v in content['variants']]})
-    except (TypeError, KeyError) as e:
-        raise DataError(f'{path} is not a table of tools/precision_table.py ({type(e).__name__}: {e}): {way_out}'
-                        ) from e
 
 
 def plot_precisions(table: PrecisionTable, path: str) -> None:
