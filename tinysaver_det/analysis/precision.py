@@ -20,6 +20,7 @@ from .walk import Walk
 COSTS = dict(latency=('ms', 1.0), memory=('MiB', 1.0), weights=('MB', 1e6))
 FULL = 'float32'
 FILE = 'precision.json'
+SAME = 5e-4  # values that are no further apart count as equal, and the faster variant is preferred
 
 
 @dataclass(frozen=True)
@@ -235,10 +236,13 @@ class Criterion:
     def __init__(self, name: str, values: dict, samples: dict, certainty: float):
         self.name, self.values, self.samples, self.certainty = name, values, samples, certainty
 
-    def best(self, names: Sequence[str]) -> Optional[str]:
-        """Of some variants; None of none."""
-        known = [n for n in names if n in self.values]
-        return max(known, key=lambda n: self.values[n], default=None)
+    def best(self, variants: Sequence[Variant]) -> Optional[str]:
+        """The name of the best of some variants, of equally good ones the fastest; None of none."""
+        known = [v for v in variants if v.name in self.values]
+        if not known:
+            return None
+        least = max(self.values[v.name] for v in known) - SAME
+        return min((v for v in known if self.values[v.name] >= least), key=lambda v: v.latency).name
 
     def ahead(self, first: str, second: str) -> tuple:
         """By how much the first is better, and the interval of that, over the same resamples for both."""
@@ -258,12 +262,12 @@ def best_within(variants: Sequence[Variant], criterion: Criterion, limits: dict)
         criterion: By which.
         limits: By the names of :data:`COSTS`, in the units that are shown.
     """
-    fits = [v.name for v in variants if all(v.cost(k) <= limit for k, limit in limits.items())]
+    fits = [v for v in variants if all(v.cost(k) <= limit for k, limit in limits.items())]
     best = criterion.best(fits)
     if best is None:
         nearest = min(variants, key=lambda v: max(v.cost(k) / limit for k, limit in limits.items()))
         return Choice(limits, None, nearest=nearest.name)
-    return Choice(limits, best, [n for n in fits if n != best and not criterion.surely(best, n)])
+    return Choice(limits, best, [v.name for v in fits if v.name != best and not criterion.surely(best, v.name)])
 
 
 def contests(variants: Sequence[Variant], criterion: Criterion, role: str,
@@ -288,8 +292,7 @@ def contests(variants: Sequence[Variant], criterion: Criterion, role: str,
         rows = []
         for budget in sorted({v.cost(cost) for v in known}):
             fits = [v for v in known if v.cost(cost) <= budget]
-            pair = tuple(criterion.best([v.name for v in fits if (v.precision == FULL) == full])
-                         for full in (False, True))
+            pair = tuple(criterion.best([v for v in fits if (v.precision == FULL) == full]) for full in (False, True))
             if rows and rows[-1][0] == pair:
                 continue
             rows.append((pair, budget))

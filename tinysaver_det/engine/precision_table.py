@@ -131,7 +131,7 @@ def precision_table(out: str, cfg: Optional[Config] = None, stages: Sequence[Ask
         with_map: Whether all images are answered and mAP is given; else only ``num_images`` are timed.
         num_images, rounds, threads: How much to time, and cores of each process.
         limits: For the best variant within them, by the names of :data:`~tinysaver_det.analysis.precision.COSTS`.
-        base: Variant that the savers are for; by default that with the highest mAP.
+        base: Variant that the savers are for; by default the fastest of those with the highest mAP.
         drop: In mAP, for the cost saved.
         resamples, points, certainty, seed: See :func:`~tinysaver_det.analysis.selection.select_savers`.
         quiet: No progress.
@@ -367,7 +367,7 @@ def _judged(table, truth, results, by_map, limits, base, points):
     """The table with what it says of its variants as base and as saver."""
     variants = table.variants
     choices = [best_within(variants, by_map, limits)] if limits else []
-    chosen = max(variants, key=lambda v: v.value) if base is None else table.variant(base)
+    chosen = table.variant(by_map.best(variants) if base is None else base)
     found = contests(variants, by_map, 'base')
     cheaper = [v for v in variants if shown_latency(v) < shown_latency(chosen)]
     selection = None

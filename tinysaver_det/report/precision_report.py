@@ -129,7 +129,7 @@ def plot_precisions(table: PrecisionTable, path: str) -> None:
             axes.errorbar(v.latency, v.value, [[v.value - low], [high - v.value]], color=color, alpha=0.35, zorder=0)
             axes.scatter(v.latency, v.value, s=55, marker=MARKERS[v.precision], edgecolor=color, zorder=2,
                          color=color if v.engine == 'torch' else 'white')
-        axes.annotate(stage.replace('$', r'\$'), (own[-1].latency, own[-1].value), (6, 6), textcoords='offset points',
+        axes.annotate(stage.replace('$', r'\$'), (own[0].latency, own[0].value), (7, -13), textcoords='offset points',
                       color=color)
     axes.set_xscale('log')
     axes.set(xlabel=f'ms per image ({table.threads} thread{"s" * (table.threads > 1)}, log)', ylabel='mAP')
