@@ -74,6 +74,12 @@ def test_contests_of_every_budget():
     assert smaller.verdict == 'the smaller model in float32' and smaller.ahead == pytest.approx(-0.1)
 
 
+def test_few_resamples_that_differ_are_no_difference():
+    samples = dict(s32=np.zeros(100), s8=np.append(np.zeros(97), [-0.2] * 3))
+    row, = contests(FOUR[:2], Criterion('saved', dict(s32=0.0, s8=0.0), samples, 0.9), 'saver', ['memory'])
+    assert (row.ahead, row.ahead_interval, row.winner) == (0, (0, 0), None)
+
+
 def test_what_a_criterion_does_not_know_is_left_out():
     found = contests(FOUR, criterion(s32=0.4, l8=0.6), 'saver', ['latency', 'memory'])
     assert [(c.cost, c.low, c.high) for c in found] == [

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import DataError
 from ..files import read_json
 from ..names import refuse_unknown
-from .bootstrap import interval, resamples
+from .bootstrap import resamples
 from .evaluator import RoutedEvaluator
 from .matching import match
 from .records import GroundTruth, Results, read_results
@@ -245,9 +245,14 @@ class Criterion:
         return min((v for v in known if self.values[v.name] >= least), key=lambda v: v.latency).name
 
     def ahead(self, first: str, second: str) -> tuple:
-        """By how much the first is better, and the interval of that, over the same resamples for both."""
-        difference = self.values[first] - self.values[second]
-        return difference, interval(difference, self.samples[first] - self.samples[second], self.certainty)
+        """By how much the first is better, and the percentile interval of that, over the same resamples for both.
+
+        Of what is saved most resamples may say 0, so that an interval around their mean would leave it out.
+        """
+        tail, samples = (1 - self.certainty) / 2, self.samples[first] - self.samples[second]
+        samples = samples[np.isfinite(samples)]  # a sample without any object says nothing
+        low, high = np.quantile(samples, (tail, 1 - tail)) if len(samples) else (np.nan, np.nan)
+        return self.values[first] - self.values[second], (float(low), float(high))
 
     def surely(self, first: str, second: str) -> bool:
         """Whether the interval says that the first is better."""
