@@ -261,3 +261,19 @@ def test_compiled_parts_give_the_same(photos, checkpoints, plain):
     detector.base.bbox_head.multi_level_conv_cls[0].bias.data[0] = float('nan')
     for sample in predict(detector, photos.paths):
         assert sample.dropped_boxes == (sample.stage == 'base')
+
+
+def test_fused_for_good_answers_the_same_and_has_no_norms(checkpoints):
+    model = Stage('saver', dict(config=tiny_config(32), checkpoint=checkpoints['saver'])).model.eval()
+    fused = copy.deepcopy(model)
+    pairs = len(conv_bn_pairs(model))
+    assert speed.fuse_for_good(fused) == pairs > 0 and conv_bn_pairs(fused) == []
+    norms = [sum(isinstance(m, nn.BatchNorm2d) for m in one.modules()) for one in (model, fused)]
+    assert norms == [pairs, 0]
+    assert sum(p.numel() for p in fused.parameters()) < sum(p.numel() for p in model.parameters())
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for a, b in zip(model(images), fused(images)):
+            for x, y in zip(a, b):
+                assert torch.allclose(x, y, atol=1e-4)
+    assert speed.fuse_for_good(fused) == 0

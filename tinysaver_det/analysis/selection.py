@@ -26,13 +26,13 @@ class SaverRank:
 
     Attributes:
         name (str): Of the saver.
-        gflops, value (float): Its cost and metric alone.
-        cost_ratio (float): c, its GFLOPs over the base's.
+        gflops, value (float): Its cost (in the selection's unit) and metric alone.
+        cost_ratio (float): c, its cost over the base's.
         exit_rate (float): R, the largest share of images, the most confident first, that the saver answers no worse
             than the base.
         first_exit_rate (float): The share before the first at which it is worse, as the released code stops.
         delta_c (float): c - R; worth having only below 0, the lower the better.
-        saved (float): Largest share of the base's GFLOPs saved at the asked drop.
+        saved (float): Largest share of the base's cost saved at the asked drop.
         delta_c_interval, saved_interval (tuple[float, float]): Over the resamples.
         first (float): Share of the resamples in which it ranks first.
         rank_interval (tuple[int, int]): Of its rank, from 1.
@@ -58,10 +58,10 @@ class Selection:
 
     Attributes:
         base (str): Its name.
-        base_gflops, base_value (float): Its cost and metric alone.
+        base_gflops, base_value (float): Its cost (in ``unit``) and metric alone.
         metric (str): Name of the metric.
         confidence (str): Name of the confidence.
-        drop (float): At which GFLOPs saved are given.
+        drop (float): At which the cost saved is given.
         images (int): Evaluated.
         resamples (int): How many.
         certainty (float): Of the intervals, two-sided.
@@ -69,6 +69,7 @@ class Selection:
             saver matches the base on any share of the images, so that delta-C only tells which is cheapest.
         savers (list[SaverRank]): The ranking.
         skipped (list[str]): Sentences about those left out.
+        unit (str): Of the costs: 'GFLOPs' or 'ms'.
     """
 
     base: str
@@ -83,6 +84,7 @@ class Selection:
     criterion: str
     savers: list = field(default_factory=list)
     skipped: list = field(default_factory=list)
+    unit: str = 'GFLOPs'
 
 
 def matched_performance(evaluator: RoutedEvaluator, scores, metric: Metric, weights=None, points: int = 101):
@@ -125,7 +127,7 @@ def exit_rates(shares, saver, base):
 def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], confidence: Optional[str] = None,
                   metric: Optional[Metric] = None, drop: float = 0.01, count: int = 200, points: int = 51,
                   certainty: float = 0.9, reference: Optional[GroundTruth] = None, seed: int = 0,
-                  progress=None) -> Selection:
+                  progress=None, unit: str = 'GFLOPs', samples: Optional[dict] = None) -> Selection:
     """Rank savers for a base.
 
     TinySaver chooses the saver with the lowest delta-C = c - R, with c its cost over the base's, and R the share of
@@ -138,7 +140,7 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
 
     Args:
         truth: The ground truth.
-        base, savers: (Results, GFLOPs) each.
+        base, savers: (Results, cost) each, of all in the same unit.
         confidence: As on a command line; by default that of the metric, see :func:`default_confidence`.
         metric: mAP by default.
         drop: In the metric.
@@ -148,6 +150,9 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
         reference: Annotations for the weights of ClassWeightedEntropy.
         seed: Of the resamples.
         progress: Called with the number of finished savers and of all.
+        unit: Of the costs.
+        samples: Gets, by the saver's name, ``delta_c`` and ``saved``, each (1 + B,): of all images, and of each
+            resample.
 
     Raises:
         DataError: No saver is left.
@@ -166,7 +171,7 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
     ranked, skipped = [], []
     for n, (saver, gflops) in enumerate(savers):
         if gflops >= base_gflops:
-            skipped.append(f'{saver.name} costs {gflops:g} GFLOPs, no less than the base {results.name} with '
+            skipped.append(f'{saver.name} costs {gflops:g} {unit}, no less than the base {results.name} with '
                            f'{base_gflops:g}: skipped')
             continue
         evaluator = RoutedEvaluator(truth, [match(truth, saver), matched_base])
@@ -187,6 +192,8 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
     if not ranked:
         raise DataError(f'no saver is left for {results.name}: ' + '; '.join(skipped or ['none was given']))
     deltas = np.array([c - largest for *_, c, largest, _, _ in ranked])  # (S, 1 + B)
+    if samples is not None:
+        samples.update({name: dict(delta_c=d, saved=s) for (name, *_, s), d in zip(ranked, deltas)})
     criterion = 'delta_c' if any(largest[0] > 0 for *_, largest, _, _ in ranked) else 'saved'
     order = deltas if criterion == 'delta_c' else -np.array([saved for *_, saved in ranked])
     ranks = order.argsort(axis=0, kind='stable').argsort(axis=0) + 1
@@ -200,4 +207,4 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
                        tuple(int(round(v)) for v in interval(ranks[s])))
              for s, (name, gflops, value, c, largest, first, saved) in enumerate(ranked)]
     return Selection(results.name, base_gflops, base_value, metric.name, confidence, drop, len(truth), count, certainty,
-                     criterion, [found[s] for s in ranks[:, 0].argsort()], skipped)
+                     criterion, [found[s] for s in ranks[:, 0].argsort()], skipped, unit)

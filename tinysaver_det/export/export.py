@@ -4,6 +4,7 @@ import copy
 import importlib.metadata
 import json
 import os.path as osp
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Callable, Optional
 
@@ -163,20 +164,10 @@ def fill_folder(folder: str, cfg: Config, detector, images: Optional[str] = None
         inputs = [[_tensor(detector, k, image) for image in paths[:RAW]] for k, _ in mine]
         for (_, option), tensors in zip(mine, inputs):
             check_inputs(option, paths, tensors)
-        graph = graph_of(detector.get_submodule(key), key, inputs[0][0])
-        file = f'{key}.onnx'
-        path = osp.join(folder, file)
-        write_graph(graph, path, _traced(inputs) if free else next(iter(shapes)), free, key)
-        steps()
-        runs[key] = RuntimeGraph(path, key, ['CPU'], torch.get_num_threads())
-        found.raw[key] = _check_raw(graph, runs[key], inputs, free)
-        found.raw[key].check(f'boxes of the graph of {key}')
-        steps()
-        known = detector.stages[key].label_map
-        stages[key] = StageFile(
-            name=stage_label(configs[key], key), graph=file, sha256=sha256_of(path), weights=weights[key],
-            precision='float32', labels=[known[i] if i >= 0 else -1 for i in graph.classes],
-            parameters=sum(p.numel() for p in graph.model.parameters()), postprocess=graph.postprocess)
+        stages[key], runs[key], found.raw[key] = write_stage(
+            folder, key, detector.get_submodule(key), inputs, None if free else next(iter(shapes)),
+            detector.stages[key].label_map, weights[key], stage_label(configs[key], key), torch.get_num_threads())
+        steps(2)
     bundle = Bundle(classes=list(detector.target_classes), **settings, stages=stages, options=options,
                     versions=_versions(), folder=folder)
     found.detections = _check_detections(bundle, runs, paths, answers)
@@ -190,6 +181,40 @@ def fill_folder(folder: str, cfg: Config, detector, images: Optional[str] = None
     found.sizes = {name: osp.getsize(osp.join(folder, name)) for name in
                    (FILE, *(s.graph for s in found.bundle.stages.values()))}
     return found
+
+
+def write_stage(folder: str, key: str, model, inputs: Sequence, shape: Optional[tuple], label_map: Sequence[int],
+                weights: Optional[str], name: str, threads: int) -> tuple:
+    """Write the graph of one model, and compare what it gives with the model.
+
+    Args:
+        folder: Where to.
+        key: Of the stage; its file's name and what messages call it.
+        model: The detector, on the CPU.
+        inputs: Of each of its options the (1, 3, H, W) of some images.
+        shape: (height, width) of all of its inputs; None where they differ.
+        label_map: Of each of its labels the index among the target classes, or -1.
+        weights: SHA-256 of its weights.
+        name: Of the model, as in tables.
+        threads: That the graph computes with when it is compared.
+
+    Returns:
+        tuple: StageFile, the graph as a function, and the Differences.
+
+    Raises:
+        ExportError: It cannot be exported, or the graph gives something else.
+    """
+    graph = graph_of(model, key, inputs[0][0])
+    file = f'{key}.onnx'
+    path = osp.join(folder, file)
+    write_graph(graph, path, shape or _traced(inputs), shape is None, key)
+    run = RuntimeGraph(path, key, ['CPU'], threads)
+    differences = _check_raw(graph, run, inputs, shape is None)
+    differences.check(f'boxes of the graph of {key}')
+    return StageFile(
+        name=name, graph=file, sha256=sha256_of(path), weights=weights, precision='float32',
+        labels=[label_map[i] if i >= 0 else -1 for i in graph.classes],
+        parameters=sum(p.numel() for p in graph.model.parameters()), postprocess=graph.postprocess), run, differences
 
 
 def _plain(part, build):

@@ -155,6 +155,28 @@ def conv_bn_pairs(model: nn.Module) -> list:
             and not (conv._forward_hooks or conv._forward_pre_hooks or norm._forward_hooks or norm._forward_pre_hooks)]
 
 
+@torch.no_grad()
+def fuse_for_good(model: nn.Module) -> int:
+    """Let convolutions take over the batch norms behind them, in place, and drop these: see :func:`conv_bn_pairs`.
+
+    Unlike the switch ``fuse_conv_bn`` it changes the weights and holds them once, so it is for a detector that is only
+    run from then on.
+
+    Returns:
+        int: How many norms are gone.
+    """
+    pairs = conv_bn_pairs(model)
+    gone = {id(norm) for _, norm in pairs}
+    for conv, norm in pairs:
+        weight, bias = _fused_weights(conv, norm)
+        conv.weight.data, conv.bias = weight, nn.Parameter(bias, requires_grad=False)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if id(child) in gone:
+                setattr(module, name, nn.Identity())
+    return len(pairs)
+
+
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
 _BLOCKS = tuple((kind.forward, count) for family in (resnet, torchvision_resnet)
                 for kind, count in ((family.BasicBlock, 2), (family.Bottleneck, 3)))

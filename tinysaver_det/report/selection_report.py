@@ -16,13 +16,13 @@ def selection_table(selection) -> Table:
     Args:
         selection (Selection): What :func:`tinysaver_det.analysis.selection.select_savers` found.
     """
-    table = Table(title=f'savers for {escape(selection.base)} ({selection.base_gflops:g} GFLOPs, {selection.metric} '
-                        f'{selection.base_value:.3f}): {selection.images} images, {selection.confidence}',
-                  title_justify='left')
+    table = Table(title=f'savers for {escape(selection.base)} ({selection.base_gflops:g} {selection.unit}, '
+                        f'{selection.metric} {selection.base_value:.3f}): {selection.images} images, '
+                        f'{selection.confidence}', title_justify='left')
     table.add_column('saver', no_wrap=True)
     share = f'{selection.certainty:.0%}'
-    for head in ('GFLOPs', selection.metric, 'c', 'R', 'R, first stop', 'delta-C', share, 'first', 'rank ' + share,
-                 f'saved at {selection.drop * 100:g}', share):
+    for head in (selection.unit, selection.metric, 'c', 'R', 'R, first stop', 'delta-C', share, 'first',
+                 'rank ' + share, f'saved at {selection.drop * 100:g}', share):
         table.add_column(head, justify='right', no_wrap=True)
     for s in selection.savers:
         table.add_row(escape(s.name), f'{s.gflops:g}', f'{s.value:.3f}', f'{s.cost_ratio:.3f}', f'{s.exit_rate:.2f}',
@@ -38,14 +38,14 @@ def print_selection(selection) -> None:
     out.print(selection_table(selection))
     by = 'delta-C, the lowest first'
     if selection.criterion == 'saved':
-        by = ('GFLOPs saved, since no saver matches the base on any share of these images (R = 0), so that delta-C '
-              'only tells which is cheapest')
+        by = (f'{selection.unit} saved, since no saver matches the base on any share of these images (R = 0), so that '
+              'delta-C only tells which is cheapest')
     worth = [s.name for s in selection.savers if s.delta_c < 0]
     texts = [f'Ranked by {by}.',
              f'Worth having by delta-C = c - R < 0: {", ".join(worth) or "none"} (R: largest share of images that the '
              'saver answers no worse than the base, the most confident first; TinySaver, arXiv 2403.17726). "first": '
              f'share of {selection.resamples} resamples of the images in which it ranks first. Saved: best share of '
-             f"the base's GFLOPs at a loss of {selection.drop * 100:g} points, from the exact curve.",
+             f"the base's {selection.unit} at a loss of {selection.drop * 100:g} points, from the exact curve.",
              *selection.skipped]
     for text in texts:
         out.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -101,7 +101,8 @@ class Worker:
 
         Returns:
             dict: ``seconds`` of each batch, from the files to the answers; ``memory``, the most that the process held
-            meanwhile, in MiB; ``answers`` [(option, Detections), ...], if asked for.
+            meanwhile, in MiB; ``answers`` [(option, Detections), ...], if asked for; ``facts``, what the runner says of
+            itself in an attribute of this name.
 
         Raises:
             ConfigError: It failed; with its error's text.
@@ -166,7 +167,7 @@ def _measured(runner, images, batch_size, knob, answers=False):
         seconds.append(time.perf_counter() - began)
         if answers:
             found += batch
-    return dict(seconds=np.array(seconds), memory=_peak(), answers=found)
+    return dict(seconds=np.array(seconds), memory=_peak(), answers=found, facts=getattr(runner, 'facts', {}))
 
 
 def _reset_peak():
