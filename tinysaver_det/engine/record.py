@@ -86,6 +86,8 @@ def record(cfg: Config, out: str, checkpoint: Optional[str] = None, stages: str 
     if images is None and classes is not None:
         raise ConfigError('--classes go with --images: a data set has its own, see '
                           'test_dataloader.dataset.metainfo.classes')
+    if images is None and annotations is not None:
+        raise ConfigError('--ann goes with --images: a data set has its own, see test_dataloader.dataset.ann_file')
     cfg = Config(cfg.to_dict())
     if classes is not None:
         require_cascade(cfg)
