@@ -28,7 +28,8 @@ def selection_table(selection) -> Table:
         table.add_row(escape(s.name), f'{s.gflops:g}', f'{s.value:.3f}', f'{s.agreement:.3f}', f'{s.cost_ratio:.3f}',
                       f'{s.exit_rate:.2f}', f'{s.first_exit_rate:.2f}', f'{s.delta_c:+.3f}',
                       '{:+.2f} to {:+.2f}'.format(*s.delta_c_interval), f'{s.first:.0%}',
-                      '{} to {}'.format(*s.rank_interval), f'{s.saved:.0%}', '{:.0%} to {:.0%}'.format(*s.saved_interval))
+                      '{} to {}'.format(*s.rank_interval), f'{s.saved:.0%}',
+                      '{:.0%} to {:.0%}'.format(*s.saved_interval))
     return table
 
 
