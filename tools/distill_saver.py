@@ -48,6 +48,8 @@ def main(argv=None):
                         "config's)")
     parser.add_argument('--workers', type=int, metavar='N',
                         help="processes that read images ahead (default: the config's, else 2); 0: none")
+    parser.add_argument('--restart', action='store_true',
+                        help='throw away what the folder of the recording has of another one, and begin anew')
     parser.add_argument('--device', help='of the labelling: cpu or cuda:0 (default: a GPU if there is one)')
     parser.add_argument('--quiet', action='store_true', help='no progress')
     parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', action=DictAction,
@@ -63,7 +65,8 @@ def main(argv=None):
         print_distilled(distill(
             read_config(args.config, args.cfg_options), args.out, args.checkpoint, args.images, args.ann, args.classes,
             args.score, args.held, args.labels, args.floor, args.epochs, args.and_annotated, args.from_scratch,
-            args.batch_size, args.workers, args.device, args.quiet, args.record))
+            args.batch_size, args.workers, args.device, args.quiet, args.record,
+            args.restart))
 
 
 if __name__ == '__main__':

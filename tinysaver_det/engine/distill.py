@@ -74,7 +74,7 @@ def distill(cfg: Config, out: str, checkpoint: Optional[str] = None, images: Opt
             held: float = 0.1, labels: str = 'hard', floor: float = 0.05, epochs: Optional[int] = None,
             annotated: Sequence[tuple] = (), from_scratch: bool = False, batch_size: Optional[int] = None,
             workers: Optional[int] = None, device: Optional[str] = None, quiet: bool = False,
-            recording: Optional[str] = None) -> Distilled:
+            recording: Optional[str] = None, restart: bool = False) -> Distilled:
     """Record what the base finds on images, and write a config that trains the saver on it.
 
     The recording goes on where it was interrupted; the rest takes seconds and is written anew, so
@@ -103,6 +103,7 @@ def distill(cfg: Config, out: str, checkpoint: Optional[str] = None, images: Opt
         from_scratch: Don't start from the saver's weights.
         batch_size, workers, device, quiet: As of :func:`~tinysaver_det.engine.record.record`.
         recording: Folder of the recording, which several ``out`` may share; ``out/record`` by default.
+        restart: Throw away what that folder has of another recording.
 
     Raises:
         ConfigError, DataError, ClassesError, RecordError: Something is missing or does not fit.
@@ -114,6 +115,10 @@ def distill(cfg: Config, out: str, checkpoint: Optional[str] = None, images: Opt
     cfg = copy.deepcopy(cfg)
     stages = _build(cfg, checkpoint)
     saver = stages['saver']
+    for name, stage in stages.items():
+        if name != 'saver' and not stage.loaded:
+            raise ConfigError(f'{name} has no weights, so that its labels would be noise: name them with --cfg-options '
+                              f'model.{name}.checkpoint=FILE')
     classes = _classes(cfg, stages, classes)
     knows = set(classes) <= set(saver.classes)
     comparable = knows and saver.loaded
@@ -136,7 +141,7 @@ def distill(cfg: Config, out: str, checkpoint: Optional[str] = None, images: Opt
     recorded = osp.join(out, RECORD) if recording is None else osp.abspath(osp.expanduser(recording))
     record(cfg if knows else _base_alone(cfg, checkpoint), recorded, checkpoint, 'both' if comparable else 'base',
            images, classes, batch_size=batch_size, workers=workers, device=device, quiet=quiet,
-           annotations=annotations)
+           restart=restart, annotations=annotations)
     truth = _recorded_truth(recorded, source)
     found = read_results(osp.join(recorded, 'base.bbox.json'), truth, 'base', empty=True)
     chosen = _held_images(truth, held)
