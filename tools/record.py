@@ -25,6 +25,8 @@ def main(argv=None):
     parser.add_argument('--stages', choices=['saver', 'base', 'both'], default='both',
                         help='what to run (default both); the base with all its options')
     parser.add_argument('--images', metavar='FOLDER', help="images to record, in place of the config's test data set")
+    parser.add_argument('--ann', metavar='FILE', help='with --images: COCO annotations that list those of the folder '
+                        'to record, by their paths in it (default: all in the folder, numbered)')
     parser.add_argument('--classes', type=lambda text: [c.strip() for c in text.split(',') if c.strip()],
                         help='with --images: detect only these, such as bus,car (default: all)')
     parser.add_argument('--shard-size', type=int, default=500, metavar='N',
@@ -51,7 +53,7 @@ def main(argv=None):
 
         record(read_config(args.config, args.cfg_options), args.out, args.checkpoint, args.stages, args.images,
                args.classes, args.shard_size, args.batch_size, args.workers, args.on_error, args.restart, args.shards,
-               args.device, args.quiet)
+               args.device, args.quiet, args.ann)
 
 
 if __name__ == '__main__':

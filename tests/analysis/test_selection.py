@@ -111,6 +111,7 @@ def test_identical_saver_answers_every_image(four):
     assert copy.delta_c_interval == pytest.approx((-0.6, -0.6))
     assert copy.saved == pytest.approx(0.6) and copy.saved_interval == pytest.approx((0.6, 0.6))
     assert copy.value == found.base_value and copy.first == 1 and copy.rank_interval == (1, 1)
+    assert 0.9 < copy.agreement <= 1 and all(s.agreement < copy.agreement for s in found.savers if s is not copy)
 
 
 def test_figures_are_those_of_matched_performance_and_curve(four):

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..checks import check_least
 from ..errors import ConfigError, DataError
+from .base_agreement import agreement
 from .bootstrap import resamples
 from .curve import operating_curve, routing_points
 from .evaluator import RoutedEvaluator
@@ -36,6 +37,8 @@ class SaverRank:
         delta_c_interval, saved_interval (tuple[float, float]): Over the resamples.
         first (float): Share of the resamples in which it ranks first.
         rank_interval (tuple[int, int]): Of its rank, from 1.
+        agreement (float): The highest F1 of its boxes with the base's, over the scores from which either's count, see
+            :mod:`tinysaver_det.analysis.base_agreement`.
     """
 
     name: str
@@ -50,6 +53,7 @@ class SaverRank:
     saved_interval: tuple
     first: float
     rank_interval: tuple
+    agreement: float
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,8 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
         allowed = values >= values[:, -1:] - drop - 1e-12
         handed = np.stack([curve.walk.totals(np.stack([0 * w, w])) / w.sum() for w in weights])
         saved = np.where(allowed, 1 - gflops / base_gflops - handed, 0).max(axis=1, initial=0)
-        ranked.append((saver.name, gflops, curve.saver, gflops / base_gflops, largest, first, saved))
+        ranked.append((saver.name, gflops, curve.saver, agreement(truth, saver, results), gflops / base_gflops, largest,
+                       first, saved))
         base_value = curve.base
         if progress is not None:
             progress(n + 1, len(savers))
@@ -204,7 +209,7 @@ def select_savers(truth: GroundTruth, base: tuple, savers: Sequence[tuple], conf
 
     found = [SaverRank(name, gflops, value, c, float(largest[0]), float(first[0]), float(deltas[s, 0]), float(saved[0]),
                        interval(deltas[s]), interval(saved), float((ranks[s, 1:] == 1).mean()),
-                       tuple(int(round(v)) for v in interval(ranks[s])))
-             for s, (name, gflops, value, c, largest, first, saved) in enumerate(ranked)]
+                       tuple(int(round(v)) for v in interval(ranks[s])), agrees)
+             for s, (name, gflops, value, agrees, c, largest, first, saved) in enumerate(ranked)]
     return Selection(results.name, base_gflops, base_value, metric.name, confidence, drop, len(truth), count, certainty,
                      criterion, [found[s] for s in ranks[:, 0].argsort()], skipped, unit)

@@ -2,6 +2,7 @@
 
 from .. import compat  # noqa: F401  (before anything of mmdet)
 from .digit_scenes import DigitScenes
-from .transforms import LoadWholeImage, StagePipeline
+from .scored_coco_dataset import ScoredCocoDataset
+from .transforms import LoadWholeImage, SampleLabels, StagePipeline
 
-__all__ = ['DigitScenes', 'LoadWholeImage', 'StagePipeline']
+__all__ = ['DigitScenes', 'LoadWholeImage', 'SampleLabels', 'ScoredCocoDataset', 'StagePipeline']

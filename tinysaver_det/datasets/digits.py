@@ -50,7 +50,9 @@ SPLITS = {
     'calibration': Split(1000, (0.6, 0.8), EASY_SHARE, 2),
     'test': Split(1000, (0.8, 1.0), EASY_SHARE, 3),
     # More from the scans for training, mostly what a saver is to answer itself.
-    'train-easy': Split(4000, (0.0, 0.6), 0.85, 4)}
+    'train-easy': Split(4000, (0.0, 0.6), 0.85, 4),
+    # For distillation: 4,000 scenes to train on without their annotations, and 800 to choose a score on.
+    'unlabelled': Split(4800, (0.0, 0.6), EASY_SHARE, 5)}
 ANNOTATIONS, IMAGES, MANIFEST = 'annotations.json', 'images', 'manifest.json'
 
 

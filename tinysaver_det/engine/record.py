@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..analysis.record_files import ResultsWriter, results_files, save_images, save_record
-from ..analysis.record_images import images_of_folder
+from ..analysis.record_images import images_of_annotations, images_of_folder
 from ..analysis.records import positions
 from ..checks import check_least
 from ..command import progress_bar
@@ -34,7 +34,7 @@ SHOWN = 10  # skipped images that are named on the terminal; the manifest names 
 def record(cfg: Config, out: str, checkpoint: Optional[str] = None, stages: str = 'both', images: Optional[str] = None,
            classes: Optional[Sequence[str]] = None, shard_size: int = 500, batch_size: Optional[int] = None,
            workers: Optional[int] = None, on_error: str = 'skip', restart: bool = False, part=(1, 1),
-           device: Optional[str] = None, quiet: bool = False) -> bool:
+           device: Optional[str] = None, quiet: bool = False, annotations: Optional[str] = None) -> bool:
     """Run the saver, all options of the base, or both over images, shard by shard, and write their boxes.
 
     Killed at any moment, the same call goes on with the first shard that is not done, and ends with the same files to
@@ -61,6 +61,7 @@ def record(cfg: Config, out: str, checkpoint: Optional[str] = None, stages: str 
             shard; the one that finds all of them done writes the results.
         device: By default a GPU if there is one.
         quiet: No progress.
+        annotations: With ``images``: COCO annotations that list those of the folder to record, by their paths in it.
 
     Returns:
         bool: Whether the results are written; False where other processes have yet to finish their shards.
@@ -85,6 +86,8 @@ def record(cfg: Config, out: str, checkpoint: Optional[str] = None, stages: str 
     if images is None and classes is not None:
         raise ConfigError('--classes go with --images: a data set has its own, see '
                           'test_dataloader.dataset.metainfo.classes')
+    if images is None and annotations is not None:
+        raise ConfigError('--ann goes with --images: a data set has its own, see test_dataloader.dataset.ann_file')
     cfg = Config(cfg.to_dict())
     if classes is not None:
         require_cascade(cfg)
@@ -93,11 +96,16 @@ def record(cfg: Config, out: str, checkpoint: Optional[str] = None, stages: str 
     for name, stage in detector.stages.items():
         if not stage.loaded and stages in ('both', name.split('.')[0]):
             print_log(f'{name} has no checkpoint: its weights are random', 'current', logging.WARNING)
-    source = images_of_config(cfg, detector, quiet) if images is None else \
-        images_of_folder(images, detector.target_classes, out)
+    if images is None:
+        source = images_of_config(cfg, detector, quiet)
+    elif annotations is None:
+        source = images_of_folder(images, detector.target_classes, out)
+    else:
+        source = images_of_annotations(images, annotations, detector.target_classes, [out])
     numbers = [n for n in range(len(detector.options) + 1) if stages in ('both', 'base' if n else 'saver')]
     files = [results_files(len(detector.options))[n] for n in numbers]
-    also = ['images.json'] if images is not None else ['record.json'] if stages == 'both' and source.annotated else []
+    also = ['images.json'] if images is not None and annotations is None else \
+        ['record.json'] if stages == 'both' and source.annotated else []
     asked = _asked(cfg, detector, source, numbers, dict(
         stages=stages, shard_size=shard_size, batch_size=batch_size), files + also)
     count = -(-len(source) // shard_size)

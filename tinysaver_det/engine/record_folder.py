@@ -274,6 +274,24 @@ class RecordFolder:
         return f
 
 
+def recorded_images(folder: str):
+    """Which images a finished recording has.
+
+    Args:
+        folder: Its.
+
+    Returns:
+        tuple: (N,) int64 ids, and (N, 2) int64 heights and widths.
+    """
+    done = read_json(osp.join(folder, MANIFEST), 'manifest', RecordError)['shards']
+    ids, sizes = [], []
+    for number in sorted(map(int, done)):
+        with np.load(osp.join(folder, _shard(number)), allow_pickle=False) as arrays:
+            ids.append(arrays['image_ids'])
+            sizes.append(arrays['sizes'])
+    return np.concatenate(ids), np.concatenate(sizes)
+
+
 def _shard(number):
     return osp.join(SHARDS, f'{number:05d}.npz')
 

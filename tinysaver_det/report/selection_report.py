@@ -21,13 +21,14 @@ def selection_table(selection) -> Table:
                         f'{selection.confidence}', title_justify='left')
     table.add_column('saver', no_wrap=True)
     share = f'{selection.certainty:.0%}'
-    for head in (selection.unit, selection.metric, 'c', 'R', 'R, first stop', 'delta-C', share, 'first',
+    for head in (selection.unit, selection.metric, 'F1 with base', 'c', 'R', 'R, first stop', 'delta-C', share, 'first',
                  'rank ' + share, f'saved at {selection.drop * 100:g}', share):
         table.add_column(head, justify='right', no_wrap=True)
     for s in selection.savers:
-        table.add_row(escape(s.name), f'{s.gflops:g}', f'{s.value:.3f}', f'{s.cost_ratio:.3f}', f'{s.exit_rate:.2f}',
-                      f'{s.first_exit_rate:.2f}', f'{s.delta_c:+.3f}', '{:+.2f} to {:+.2f}'.format(*s.delta_c_interval),
-                      f'{s.first:.0%}', '{} to {}'.format(*s.rank_interval), f'{s.saved:.0%}',
+        table.add_row(escape(s.name), f'{s.gflops:g}', f'{s.value:.3f}', f'{s.agreement:.3f}', f'{s.cost_ratio:.3f}',
+                      f'{s.exit_rate:.2f}', f'{s.first_exit_rate:.2f}', f'{s.delta_c:+.3f}',
+                      '{:+.2f} to {:+.2f}'.format(*s.delta_c_interval), f'{s.first:.0%}',
+                      '{} to {}'.format(*s.rank_interval), f'{s.saved:.0%}',
                       '{:.0%} to {:.0%}'.format(*s.saved_interval))
     return table
 
@@ -45,7 +46,8 @@ def print_selection(selection) -> None:
              f'Worth having by delta-C = c - R < 0: {", ".join(worth) or "none"} (R: largest share of images that the '
              'saver answers no worse than the base, the most confident first; TinySaver, arXiv 2403.17726). "first": '
              f'share of {selection.resamples} resamples of the images in which it ranks first. Saved: best share of '
-             f"the base's {selection.unit} at a loss of {selection.drop * 100:g} points, from the exact curve.",
+             f"the base's {selection.unit} at a loss of {selection.drop * 100:g} points, from the exact curve. F1 with "
+             "base: of its boxes with the base's, at the scores where it is highest.",
              *selection.skipped]
     for text in texts:
         out.print(text, markup=False, highlight=False, soft_wrap=True)
