@@ -1,6 +1,7 @@
 """What all tests share: the real data beside the checkout, a small generated data set, small real detectors."""
 
 import contextlib
+import gc
 import gzip
 import io
 import json
@@ -45,6 +46,12 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason='the real COCO images are not beside the checkout'))
         if 'slow' in item.keywords and not config.getoption('--slow'):
             item.add_marker(pytest.mark.skip(reason='takes minutes; run with --slow'))
+
+
+def pytest_collection_finish():
+    # mmengine collects garbage whenever it makes a data set, which goes through all that torch and mmdet have imported.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope='session')
