@@ -16,6 +16,8 @@ from ..models.pruned_detector import channels_of
 from ..names import close_to
 
 STEPS = 24  # of a bisection
+ROUNDS = 8  # bisections
+NEAR = 0.98  # share of the target that is near enough
 CLOSE = 1e-3  # differences to the largest output that rounding may make
 
 
@@ -69,11 +71,21 @@ class ChannelPruner:
                               f'{" ".join(ignore) or "left out"}')
         self._sorted = np.sort(np.concatenate([i for i, _ in self._ranked]))
 
-    def at(self, ratio: float):
-        """The detector without the least important channels.
+    @property
+    def least(self) -> tuple:
+        """What :meth:`build` takes for the smallest detector."""
+        return self._kept(1.0)
+
+    def share(self, kept) -> float:
+        """The share of the ranked channels that stay."""
+        return sum(n * groups for n, (_, groups) in zip(kept, self._ranked)) / \
+            sum(len(i) * groups for i, groups in self._ranked)
+
+    def build(self, kept: tuple):
+        """The detector without its least important channels.
 
         Args:
-            ratio: Share of all ranked channels that are below the threshold, from 0 to 1.
+            kept: As :meth:`largest_below` gives it.
 
         Returns:
             tuple: The pruned detector, and its GFLOPs.
@@ -81,20 +93,22 @@ class ChannelPruner:
         Raises:
             ConfigError: It doesn't work or doesn't answer as it should.
         """
-        kept = self._kept(ratio)
-        if kept not in self._cache:
-            model, alive = self._prune(kept)
-            self._cache[kept] = self._count(model)
-            self._check(model, alive)
-        else:
-            model, _ = self._prune(kept)
+        model, alive = self._prune(kept)
+        self._cache[kept] = self._count(model)
+        self._check(model, alive)
         return model, self._cache[kept]
 
-    def largest_below(self, gflops: float) -> float:
-        """The lowest ratio at which the detector costs no more.
+    def largest_below(self, gflops: float) -> tuple:
+        """What is kept of the detector so that it costs no more, and as little less as can be.
+
+        The threshold is bisected. Where a step of it costs much, as that of the first layer does, the groups of this
+        step stay as they are below it, and the threshold of the others is bisected again.
 
         Args:
             gflops: The target.
+
+        Returns:
+            tuple: How many channels of each group stay.
 
         Raises:
             ConfigError: It is above the detector's own, or below what can be reached.
@@ -102,20 +116,35 @@ class ChannelPruner:
         if gflops >= self.gflops:
             raise ConfigError(f'--gflops {gflops:g} is no less than the {self.gflops:.4g} GFLOPs of the saver as it '
                               'is: give a lower target')
-        least = self.at(1.0)[1]
+        least = self._gflops(self.least)
         if gflops < least:
             ignored = f', and --ignore {" ".join(self._ignore)}' if self._ignore else ''
-            raise ConfigError(f'--gflops {gflops:g} cannot be reached: the least is {least:.4g} GFLOPs, with at least '
-                              f'{self._round_to} channels in each layer (--round-to{ignored})')
-        low, high = 0.0, 1.0  # too costly, cheap enough
+            raise ConfigError(f'--gflops {gflops:g} cannot be reached: the least is {least:.4g} GFLOPs, with '
+                              f'{self._round_to} channels in each layer that is pruned (--round-to{ignored})')
+        fixed, best = {}, self.least
+        for _ in range(ROUNDS):
+            low, high = self._bisect(gflops, fixed)
+            best = max(best, high, key=self._gflops)
+            if low is None or self._gflops(best) >= NEAR * gflops:
+                break
+            fixed.update({k: b for k, (a, b) in enumerate(zip(low, high)) if a != b})
+        return best
+
+    def _bisect(self, gflops, fixed):
+        """Of two neighbouring thresholds what is kept, too costly and cheap enough; the first None at ratio 0."""
+        def kept(ratio):
+            return tuple(fixed.get(k, n) for k, n in enumerate(self._kept(ratio)))
+
+        low, high = 0.0, 1.0
+        if self._gflops(kept(low)) <= gflops:
+            return None, kept(low)
         for _ in range(STEPS):
             middle = (low + high) / 2
-            kept = self._kept(middle)
-            if kept == self._kept(high) or kept != self._kept(low) and self._gflops(kept) <= gflops:
+            if kept(middle) == kept(high) or kept(middle) != kept(low) and self._gflops(kept(middle)) <= gflops:
                 high = middle
             else:
                 low = middle
-        return high
+        return kept(low), kept(high)
 
     def _gflops(self, kept):
         if kept not in self._cache:

@@ -203,9 +203,9 @@ def _prune(detector, own, training, targets, out, settings, images, quiet):
     inputs, samples = _input_of(detector, images)
     pruner = ChannelPruner(detector.saver, inputs, samples, settings.ignore, settings.round_to)
     with progress_bar('pruning', quiet) as progress:
-        ratios = {}
+        kept = {}
         for n, target in enumerate(missing):  # all before the first training, which may take long
-            ratios[target] = pruner.largest_below(target)
+            kept[target] = pruner.largest_below(target)
             progress(n + 1, len(missing))
     with scope_of(own):
         from mmdet.registry import MODELS
@@ -214,12 +214,13 @@ def _prune(detector, own, training, targets, out, settings, images, quiet):
     for entry, target in zip(found, targets):
         if entry[1] is not None:
             continue
-        model, gflops = pruner.at(ratios[target])
+        model, gflops = pruner.build(kept[target])
         channels = changed_channels(model, whole)
         _save_weights(osp.join(entry[0], START), model.state_dict(), saver.classes)
         _save_config(entry[0], own, training, channels)
         entry[1] = dict(
-            format=1, target=target, gflops=gflops, saver_gflops=pruner.gflops, ratio=ratios[target],
+            format=1, target=target, gflops=gflops, saver_gflops=pruner.gflops,
+            channels_kept=pruner.share(kept[target]),
             input=list(inputs.shape[-2:]), parameters=parameters(model), saver_parameters=parameters(detector.saver),
             settings=asked, trained=None)
         _save_figures(*entry)
