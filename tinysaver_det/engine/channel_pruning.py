@@ -65,7 +65,7 @@ class ChannelPruner:
         self._ignore = tuple(ignore)
         self._cache = {}
         self.gflops = self._count(model)
-        self._ranked = [(importance, groups) for _, _, importance, groups in self._trace(copy.deepcopy(model))[1]]
+        self._ranked = [g[2:4] for g in self._trace(copy.deepcopy(model))[1]]
         if not self._ranked:
             raise ConfigError(f'no layer of the {type(model).__name__} can be pruned with --ignore '
                               f'{" ".join(ignore) or "left out"}')
@@ -163,15 +163,18 @@ class ChannelPruner:
         return tuple(found)
 
     def _trace(self, model):
-        """The graph of a detector, and of each group its root, how to prune it, importance and number of parts."""
+        """The graph of a detector, and of each group its root, how to prune it, the importance of its channels, how
+        often they are repeated (where channels are grouped), and which come from one layer, where others give the rest.
+        """
         tp, names = self._tp, {m: n for n, m in model.named_modules()}
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter('ignore')
             frozen = [p for p in model.parameters() if not p.requires_grad]
+            outputs = _Outputs(model)
             for p in model.parameters():
                 p.requires_grad_(True)
             try:
-                graph = tp.DependencyGraph().build_dependency(_Outputs(model), self._inputs)
+                graph = tp.DependencyGraph().build_dependency(outputs, self._inputs)
             except Exception as e:
                 raise ConfigError(f'the {type(model).__name__} cannot be traced for pruning: {type(e).__name__}: '
                                   f'{" ".join(str(e).split())[:200]}') from e
@@ -186,11 +189,13 @@ class ChannelPruner:
             if importance is None:
                 continue
             modules = [dep.target.module for dep, _ in group if dep.target.module in names]
-            groups = max(map(_parts, modules))
+            groups = max(map(_repeats, modules))
             if len(importance) % groups:
                 continue
             importance = torch.nan_to_num(importance.view(groups, -1).mean(0)).double().numpy()
-            found.append((group[0].dep.target.module, group[0].dep.handler, importance, groups))
+            parts = [np.array(item.root_idxs) for item in group.items if isinstance(item.dep.target.module, _ROOTS)
+                     and graph.is_out_channel_pruning_fn(item.dep.handler) and len(item.idxs) < len(importance)]
+            found.append((group[0].dep.target.module, group[0].dep.handler, importance, groups, parts))
         return graph, found
 
     def _refuse_unseen(self, model, graph):
@@ -210,11 +215,16 @@ class ChannelPruner:
         names = {m: n for n, m in model.named_modules()}
         graph, groups = self._trace(model)
         alive = {}
-        for (root, handler, importance, parts), keep in zip(groups, kept):
-            if keep == len(importance):
+        for (root, handler, importance, repeats, parts), keep in zip(groups, kept):
+            order = np.argsort(importance, kind='stable')
+            stay = set(order[len(importance) - keep:].tolist())
+            if repeats == 1:  # layers that give some of the channels each: none may lose all
+                for part in parts:
+                    stay.update(part[np.argsort(importance[part], kind='stable')][-self._round_to:].tolist())
+            gone = [int(i + k * len(importance)) for k in range(repeats) for i in range(len(importance))
+                    if i not in stay]
+            if not gone:
                 continue
-            least = np.argsort(importance, kind='stable')[:len(importance) - keep]
-            gone = sorted(int(i + part * len(importance)) for part in range(parts) for i in least)
             group = graph.get_pruning_group(root, handler, gone)
             for dep, where in group:
                 module = dep.target.module
@@ -239,9 +249,11 @@ class ChannelPruner:
             try:
                 model(self._inputs, copy.deepcopy(self._samples), mode='predict')
             except Exception as e:
-                raise ConfigError(f'the pruned {type(model).__name__} does not work ({type(e).__name__}: '
-                                  f'{" ".join(str(e).split())[:200]}), so its layers were not traced rightly: leave '
-                                  'parts of it as they are, with --ignore PATH') from e
+                why = f'{type(e).__name__}: {" ".join(str(e).split())[:200]}'
+                if model is self._model:
+                    raise ConfigError(f'the {type(model).__name__} fails as it is: {why}') from e
+                raise ConfigError(f'the pruned {type(model).__name__} does not work ({why}), so its layers were not '
+                                  'traced rightly: leave parts of it as they are, with --ignore PATH') from e
         return counter.gflops
 
     @torch.no_grad()
@@ -278,7 +290,10 @@ class _Outputs(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        self.model = model
+        self.model = model.eval()
+
+    def train(self, mode=True):
+        return self  # a backbone that freezes its first stages would do it again, and these could not be traced
 
     def forward(self, images):
         found = tree_leaves(self.model.bbox_head(self.model.extract_feat(images)))
@@ -302,8 +317,8 @@ def _predicts(node):
     return False
 
 
-def _parts(module):
-    """In how many equal parts the channels of a layer must stay."""
+def _repeats(module):
+    """In how many equal groups the channels of a layer must stay."""
     if isinstance(module, nn.GroupNorm):
         return module.num_groups
     return module.groups if isinstance(module, _ROOTS[0]) and 1 < module.groups < module.out_channels else 1
