@@ -297,6 +297,8 @@ def _train(folder, told, settings):
         cfg.experiment_name = f'{osp.basename(osp.abspath(folder))}_{time.time_ns()}'
         if cfg.get('visualizer'):
             cfg.visualizer.name = cfg.experiment_name  # each with its own folder for scalars
+        for name in ('test_dataloader', 'test_cfg', 'test_evaluator'):
+            cfg[name] = None
         Runner.from_cfg(cfg).train()
         with open(last) as f:
             checkpoint = f.read().strip()
