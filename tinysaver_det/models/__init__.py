@@ -6,6 +6,7 @@ Use ``custom_imports = dict(imports=['tinysaver_det.models'], allow_failed_impor
 import tinysaver_det.compat  # noqa: F401  (before anything of mmdet)
 
 from ..compat.checkpoints import allow_mmengine_checkpoints
+from .pruned_detector import PrunedDetector
 from .stage import Stage
 from .tinysaver_detector import TinySaverDetector
 from .torchvision_detector import TorchvisionDetector
@@ -19,4 +20,4 @@ from ..visualization import RouteLocalVisualizer  # noqa: F401  isort: skip
 
 allow_mmengine_checkpoints()
 
-__all__ = ['Stage', 'TinySaverDetector', 'TorchvisionDetector']
+__all__ = ['PrunedDetector', 'Stage', 'TinySaverDetector', 'TorchvisionDetector']

@@ -1,6 +1,7 @@
 """A stage's own test pipeline as one transform."""
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +53,8 @@ class StagePipeline(BaseTransform):
         if not type_name(loader).startswith('LoadImage'):
             raise ConfigError(f'the test pipeline of {name} must begin with the transform that loads the image '
                               f'(LoadImageFromFile), but begins with {type_name(loader)}')
-        self.digest = hashlib.sha256(repr(transforms).encode()).hexdigest()[:16]
+        text = json.dumps(transforms, sort_keys=True, default=repr)  # a config that was written has sorted keys
+        self.digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         options = {k: v for k, v in loader.items() if k not in ('type', 'backend_args')}
         # A plain loader gives what LoadImageFromFile already gave in front of this transform.
         self.reloads = bool(options) or type_name(loader) != 'LoadImageFromFile'

@@ -1,0 +1,185 @@
+"""Savers of fewer GFLOPs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from torch import nn
+
+pytest.importorskip('torch_pruning')
+
+from mmdet.models.detectors import YOLOX
+
+from tinysaver_det.engine.channel_pruning import ChannelPruner
+from tinysaver_det.engine.prune import PruneSettings, prune_saver
+from tinysaver_det.errors import ClassesError, ConfigError
+from tinysaver_det.export.images import drawn
+from tinysaver_det.models import Stage
+from tinysaver_det.models.packed import load_detector, pack_checkpoint
+
+from ..conftest import CLASSES, tell_apart, tiny_config
+
+
+def pruner_of(config=None, change=None, **settings):
+    torch.manual_seed(0)
+    stage = Stage('saver', dict(config=config or tiny_config(32)))
+    tell_apart(stage.model)
+    for layer in stage.model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.weight.data *= 2  # or nothing of the image would come through to the end
+    if change is not None:
+        change(stage.model)
+    data = stage.model.data_preprocessor(pseudo_collate([stage.pipeline.read(drawn((40, 60), 0))]),
+                                         False)
+    return ChannelPruner(stage.model.eval(), data['inputs'], data['data_samples'], **settings)
+
+
+def test_a_pruned_detector_answers_as_the_whole_one_without_these_channels():
+    pruner = pruner_of()
+    target = 0.4 * pruner.gflops
+    kept = pruner.largest_below(target)
+    model, gflops = pruner.build(kept)  # which compares what both answer
+    assert 0.9 * target < gflops <= target and 0 < pruner.share(kept) < 1
+    assert model.bbox_head.multi_level_conv_cls[0].out_channels == len(CLASSES)
+    least, cost = pruner.build(pruner.least)
+    assert cost < gflops
+    widths = [m.out_channels for m in least.modules() if isinstance(m, nn.Conv2d)]
+    assert min(w for w in widths if w not in (1, len(CLASSES))) == 4  # the layers that predict keep theirs
+
+
+def test_a_graph_that_is_wrong_is_noticed(monkeypatch):
+    pruner = pruner_of()
+    prune = pruner._prune
+
+    def wrongly(kept):
+        model, alive = prune(kept)
+        name = 'backbone.stage1.0.conv'
+        layer = dict(pruner._model.named_modules())[name]
+        alive[name] = np.setdiff1d(np.arange(layer.out_channels), alive[name])[:len(alive[name])]
+        return model, alive
+
+    monkeypatch.setattr(pruner, '_prune', wrongly)
+    with pytest.raises(ConfigError, match='does not answer as the whole one without these channels does'):
+        pruner.build(pruner.least)
+
+
+def test_what_cannot_be_pruned_is_named():
+    pruner = pruner_of(ignore=['backbone', 'neck'])
+    model, _ = pruner.build(pruner.least)
+    assert model.backbone.stem.conv.conv.out_channels == 4
+    assert model.neck.out_convs[0].conv.out_channels == 16  # kept, though the head takes it
+    for target, said in ((1.0, r'is no less than the .* GFLOPs of the saver as it is'),
+                         (1e-9, r'cannot be reached: the least is .* --ignore backbone neck')):
+        with pytest.raises(ConfigError, match=said):
+            pruner.largest_below(target)
+    with pytest.raises(ConfigError, match=r"--ignore backbon is no module of the YOLOX \(did you mean 'backbone'"):
+        pruner_of(ignore=['backbon'])
+
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factors = nn.Parameter(torch.ones(1, 16, 1, 1))
+
+        def forward(self, x):
+            return x * self.factors.detach()
+
+    with pytest.raises(ConfigError, match=r'1 layers of the YOLOX \(Odd\) cannot be traced for pruning, such as neck'):
+        pruner_of(change=lambda model: setattr(model.neck, 'extra', Odd()))
+
+
+def test_savers_of_two_costs(config, photos, tmp_path, capsys):
+    found = prune_saver(config, [0.0006, 0.0004], tmp_path / 'out', settings=PruneSettings(epochs=0), ann=photos.ann,
+                        images=photos.folder, quiet=True)
+    out = capsys.readouterr().out
+    assert 'pruned from' in out
+    assert [s.name for s in found.savers] == ['saver', 'pruned to 0.0006', 'pruned to 0.0004']
+    told = json.loads((tmp_path / 'out' / '0.0004' / 'pruning.json').read_text())
+    assert told['gflops'] == pytest.approx(found.savers[-1].gflops) and told['gflops'] <= 0.0004
+    assert told['parameters'] < told['saver_parameters']
+    curve = json.loads((tmp_path / 'out' / 'curve.json').read_text())
+    assert curve['best'] == found.best.name and len(curve['savers']) == 3
+    assert (tmp_path / 'out' / 'curve.png').read_bytes()[:4] == b'\x89PNG'
+    assert any('smaller no longer pays' in s or 'saves anything' in s or 'smallest' in s for s in found.sentences())
+
+    stamp = (tmp_path / 'out' / '0.0004' / 'weights.pth').stat().st_mtime_ns
+    prune_saver(config, [0.0004], tmp_path / 'out', settings=PruneSettings(epochs=0), curve=False, quiet=True)
+    assert (tmp_path / 'out' / '0.0004' / 'weights.pth').stat().st_mtime_ns == stamp
+    with pytest.raises(ConfigError, match=r'was made with other settings than now \(round_to\): name another folder'):
+        prune_saver(config, [0.0004], tmp_path / 'out', settings=PruneSettings(epochs=0, round_to=8), curve=False)
+
+    cascade = Config(config.to_dict())
+    cascade.model.saver = dict(config=str(tmp_path / 'out' / '0.0004' / 'config.py'),
+                               checkpoint=str(tmp_path / 'out' / '0.0004' / 'weights.pth'))
+    detector = load_detector(cascade, device='cpu')
+    assert type(detector.saver) is YOLOX and detector.stages['saver'].classes == CLASSES
+    assert detector.stages['saver'].pipeline.digest == load_detector(config).stages['saver'].pipeline.digest
+    pack_checkpoint(config, tmp_path / 'packed.pth')
+    prune_saver(config, [0.0004], tmp_path / 'packed', str(tmp_path / 'packed.pth'), PruneSettings(epochs=0),
+                photos.ann, photos.folder, quiet=True)
+    assert json.loads((tmp_path / 'packed' / '0.0004' / 'pruning.json').read_text())['gflops'] == told['gflops']
+
+
+def test_training_goes_on_where_it_was_interrupted(config, photos, tmp_path, monkeypatch):
+    from tinysaver_det.engine import prune
+
+    train = dict(tiny_config(32), train_dataloader=dict(
+        batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=dict(type='CocoDataset', metainfo=dict(classes=CLASSES), ann_file=str(photos.ann),
+                     data_prefix=dict(img=f'{photos.folder}/'), pipeline=[
+                         dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
+                         dict(type='Resize', scale=(32, 32), keep_ratio=False), dict(type='PackDetInputs')])),
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=6), log_level='ERROR',
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-4)))
+    train['model']['train_cfg'] = dict(assigner=dict(type='SimOTAAssigner', center_radius=2.5))
+    config.model.saver.config.model.train_cfg = train['model']['train_cfg']
+    Config(train).dump(tmp_path / 'train.py')
+    settings = PruneSettings(train=str(tmp_path / 'train.py'), epochs=2)
+    whole = prune.read_checkpoint
+
+    def run(out):
+        prune_saver(config, [0.0005], tmp_path / out, settings=settings, curve=False, quiet=True)
+        return whole(tmp_path / out / '0.0005' / 'weights.pth')['state_dict']
+
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    expected = run('once')
+    start = whole(tmp_path / 'once' / '0.0005' / 'pruned.pth')['state_dict']
+    assert any(not torch.equal(v, start[k]) for k, v in expected.items())
+    monkeypatch.setattr(prune, 'read_checkpoint', interrupted)  # after the training
+    with pytest.raises(KeyboardInterrupt):
+        run('twice')
+    assert not (tmp_path / 'twice' / '0.0005' / 'weights.pth').exists()
+    monkeypatch.undo()
+    again = run('twice')
+    assert all(torch.equal(v, again[k]) for k, v in expected.items())
+    assert json.loads((tmp_path / 'twice' / '0.0005' / 'pruning.json').read_text())['trained']['epochs'] == 2
+
+
+@pytest.mark.parametrize('change, settings, error, said', [
+    (dict(), PruneSettings(), ConfigError, 'the config of the saver does not say how to train'),
+    (dict(), PruneSettings(train='none.py'), ConfigError, '--train none.py is not there'),
+    (dict(), PruneSettings(epochs=-1), ConfigError, '--epochs must be at least 0'),
+    (dict(ann='a.json'), PruneSettings(epochs=0), ConfigError, '--ann and --images go together'),
+    (dict(), PruneSettings(epochs=0), ConfigError, 'the config has no val_dataloader'),
+    (dict(targets=[0.0]), PruneSettings(epochs=0), ConfigError, '--gflops must be above 0, but got 0.0'),
+    (dict(curve=False, targets=[1.0]), PruneSettings(epochs=0), ConfigError, 'give a lower target')])
+def test_what_cannot_be_done_is_said_first(config, tmp_path, change, settings, error, said):
+    with pytest.raises(error, match=said):
+        prune_saver(config, change.pop('targets', [0.0005]), tmp_path / 'out', settings=settings, **change)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_training_data_of_other_classes(config, tmp_path):
+    (tmp_path / 'train.py').write_text(
+        "train_dataloader = dict(dataset=dict(type='CocoDataset'))\noptim_wrapper = dict(a=1)\n"
+        'train_cfg = dict(max_epochs=1)\n')
+    with pytest.raises(ClassesError, match=r'the training data has 80 classes .* but the saver 3 \(cat'):
+        prune_saver(config, [0.0005], tmp_path / 'out', settings=PruneSettings(train=str(tmp_path / 'train.py')),
+                    curve=False)
+    config.model.saver.checkpoint = None
+    with pytest.raises(ConfigError, match='the saver has no checkpoint'):
+        prune_saver(config, [0.0005], tmp_path / 'out', curve=False)
