@@ -3,8 +3,9 @@
 import copy
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from ..cost import CostCounter
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError, TrainingError
 from ..models.pruned_detector import channels_of
 from ..names import close_to
 
@@ -27,11 +28,14 @@ class ChannelPruner:
     """A detector of one stage, at any share of its channels.
 
     Which channels belong together is found by torch-pruning's graph of dependencies (Fang et al., *DepGraph*, CVPR
-    2023, arXiv 2301.12900); how much they matter is its group magnitude, the mean of their squared weights over all
-    layers of the group, relative to the group's mean. All channels of the detector are ranked together, and those below
-    a threshold go; but at least ``round_to`` of each group stay, and a multiple of it where channels go. The layers
-    that predict keep their outputs. (torch-pruning's own pruner leaves a group whole where all of it would go, so that
-    GFLOPs don't fall with the ratio.)
+    2023, arXiv 2301.12900). How much they matter is what the loss would change by without them, to first order: the
+    mean over all layers of the group of ``|weight * gradient|``, summed over a channel's weights (Molchanov et al.,
+    *Importance Estimation for Neural Network Pruning*, CVPR 2019, arXiv 1906.10771, whose criterion is the square of
+    it). It has the same unit in every group, so that all channels of the detector are ranked together. Without
+    gradients it is the group magnitude, the mean of their squared weights relative to the group's mean, which is no
+    match for it, since layers differ in scale. Those below a threshold go, but at least ``round_to`` of each group
+    stay, and a multiple of it where channels go. The layers that predict keep their outputs. (torch-pruning's own
+    pruner leaves a group whole where all of it would go, so that GFLOPs don't fall with the ratio.)
 
     Args:
         model: The detector; it stays as it is.
@@ -39,6 +43,7 @@ class ChannelPruner:
         samples: Its data sample in a list, for the detector's ``predict``.
         ignore: Paths of modules whose layers keep their outputs.
         round_to: Multiple that the channels of a layer are rounded up to.
+        gradients: By the name of a parameter the gradient of the loss, see :func:`loss_gradients`.
 
     Attributes:
         gflops (float): Of the detector as it is.
@@ -48,7 +53,7 @@ class ChannelPruner:
     """
 
     def __init__(self, model: nn.Module, inputs: torch.Tensor, samples: Sequence, ignore: Sequence[str] = (),
-                 round_to: int = 4):
+                 round_to: int = 4, gradients: Optional[Mapping] = None):
         try:
             import torch_pruning
         except ImportError as e:
@@ -64,7 +69,7 @@ class ChannelPruner:
             if path not in known or not path:
                 raise ConfigError(f'--ignore {path} is no module of the {type(model).__name__}'
                                   f'{close_to(path, list(known))}')
-        self._ignore = tuple(ignore)
+        self._ignore, self._gradients = tuple(ignore), gradients
         self._cache = {}
         self.gflops = self._count(model)
         whole = copy.deepcopy(model)
@@ -191,9 +196,15 @@ class ChannelPruner:
         self._refuse_unseen(model, graph)
         ignored = [m for path in self._ignore for m in model.get_submodule(path).modules()]
         ignored += [m for m in graph.module2node if isinstance(m, _ROOTS) and _predicts(graph.module2node[m])]
-        magnitude, found = tp.importance.GroupMagnitudeImportance(p=2), []
+        if self._gradients is None:
+            matters = tp.importance.GroupMagnitudeImportance(p=2)
+        else:
+            matters = tp.importance.GroupTaylorImportance(normalizer=None)
+            for name, p in model.named_parameters():
+                p.grad = self._gradients[name].clone()
+        found = []
         for group in graph.get_all_groups(ignored_layers=ignored, root_module_types=list(_ROOTS)):
-            importance = magnitude(group)
+            importance = matters(group)
             if importance is None:
                 continue
             modules = [dep.target.module for dep, _ in group if dep.target.module in names]
@@ -244,6 +255,7 @@ class ChannelPruner:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 group.prune()
+        model.zero_grad()
         return model, alive
 
     @torch.no_grad()
@@ -408,6 +420,46 @@ def _repeats(module):
     if isinstance(module, nn.GroupNorm):
         return module.num_groups
     return module.groups if isinstance(module, _ROOTS[0]) and 1 < module.groups < module.out_channels else 1
+
+
+def loss_gradients(model: nn.Module, batches: Iterable) -> dict:
+    """How steep a detector's loss is in each of its parameters: the root of the mean square over batches.
+
+    Gradients of a trained detector cancel over many batches, so their squares are taken. Batch norms normalise as in
+    tests, so that nothing of the detector changes.
+
+    Args:
+        model: The detector; it stays as it is.
+        batches: Of training data, as its data loader gives them.
+
+    Returns:
+        dict[str, torch.Tensor]: By the name of a parameter; frozen ones among them.
+
+    Raises:
+        TrainingError: The loss of a batch is not finite.
+        DataError: There is no batch.
+    """
+    model = copy.deepcopy(model).train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.eval()
+    for p in model.parameters():
+        p.requires_grad_(True)
+    squares, count = {n: torch.zeros_like(p) for n, p in model.named_parameters()}, 0
+    for batch in batches:
+        model.zero_grad()
+        loss, parts = model.parse_losses(model(**model.data_preprocessor(batch, True), mode='loss'))
+        if not torch.isfinite(loss):
+            raise TrainingError(f'the loss of the saver is {float(loss)} on batch {count + 1} of its training data, so '
+                                'it cannot tell which channels matter: check the weights and the labels')
+        loss.backward()
+        for name, p in model.named_parameters():
+            if p.grad is not None:
+                squares[name] += p.grad.square()
+        count += 1
+    if not count:
+        raise DataError('the training data of the saver has no image to tell by which channels matter')
+    return {name: (total / count).sqrt() for name, total in squares.items()}
 
 
 def changed_channels(model: nn.Module, whole: nn.Module) -> dict:

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 import json
 import os.path as osp
 import time
@@ -12,7 +13,7 @@ from typing import Optional
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.runner import Runner
+from mmengine.runner import Runner, set_random_seed
 
 from ..analysis.metric import Metric
 from ..analysis.records import read_ground_truth, read_results
@@ -27,11 +28,12 @@ from ..models.packed import load_detector, require_cascade
 from ..models.pruned_detector import pruned_config, unpruned_config
 from ..report.pruning_report import PruningReport
 from ..stage_config import dataset_type, read_stage_config, scope_of, stage_configs, stage_label
-from .channel_pruning import ChannelPruner, changed_channels
+from .channel_pruning import ChannelPruner, changed_channels, loss_gradients
 from .record import record
 from .record_images import images_of_config
 from .schedule import set_epochs
 
+GRADIENT_IMAGES, LEAST = 512, 4  # of the training data, and batches, that tell which channels matter
 #: Files of each pruned saver.
 CONFIG, WEIGHTS, FIGURES, START = 'config.py', 'weights.pth', 'pruning.json', 'pruned.pth'
 
@@ -124,8 +126,8 @@ def _checked_targets(targets):
 
 
 def _training_config(own, settings, classes):
-    """The config that a pruned saver is trained with, but for its model; None where it isn't trained."""
-    if settings.epochs == 0:
+    """The config that a pruned saver is trained with, but for its model; None without any."""
+    if settings.epochs == 0 and settings.train is None:
         return None
     if settings.train is None:
         cfg = Config(own.to_dict())
@@ -147,7 +149,7 @@ def _training_config(own, settings, classes):
         raise ClassesError(f'the training data has {len(known)} classes ({", ".join(list(known)[:3])}, ...), but the '
                            f'saver {len(classes)} ({", ".join(classes[:3])}, ...): give --train CONFIG with '
                            'those of the saver')
-    if settings.epochs is not None:
+    if settings.epochs:
         set_epochs(cfg, settings.epochs)
     return cfg
 
@@ -201,7 +203,8 @@ def _prune(detector, own, training, targets, out, settings, images, quiet):
     if not missing:
         return found
     inputs, samples = _input_of(detector, images)
-    pruner = ChannelPruner(detector.saver, inputs, samples, settings.ignore, settings.round_to)
+    gradients = None if training is None else _gradients(detector.saver, own, training, quiet)
+    pruner = ChannelPruner(detector.saver, inputs, samples, settings.ignore, settings.round_to, gradients)
     with progress_bar('pruning', quiet) as progress:
         kept = {}
         for n, target in enumerate(missing):  # all before the first training, which may take long
@@ -227,6 +230,23 @@ def _prune(detector, own, training, targets, out, settings, images, quiet):
         print(f'{entry[0]}: pruned from {pruner.gflops:.4g} to {gflops:.4g} GFLOPs, from '
               f'{parameters(detector.saver):,} to {parameters(model):,} parameters')
     return found
+
+
+def _gradients(model, own, training, quiet):
+    """What some images of the training data say of the parameters."""
+    loader = copy.deepcopy(training.train_dataloader)
+    loader.update(num_workers=0, persistent_workers=False)
+    with scope_of(own):
+        batches = Runner.build_dataloader(loader, seed=0)
+    set_random_seed(0)
+    count = min(len(batches), max(LEAST, -(-GRADIENT_IMAGES // loader.get('batch_size', 1))))
+    with progress_bar('what matters', quiet) as progress:
+        def read():
+            for n, batch in enumerate(itertools.islice(batches, count), 1):
+                yield batch
+                progress(n, count)
+
+        return loss_gradients(model, read())
 
 
 def _input_of(detector, images):
