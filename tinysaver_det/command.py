@@ -1,5 +1,6 @@
 """What every script in ``tools/`` shares; neither torch nor OpenMMLab."""
 
+import argparse
 import os
 import signal
 import sys
@@ -190,6 +191,18 @@ class Steps:
 
 
 @contextmanager
+def part_of_work(text: str) -> tuple:
+    """(number from 1, of how many) of ``i/n`` on a command line, for processes that share some work.
+
+    Raises:
+        argparse.ArgumentTypeError: Not of this form.
+    """
+    number, _, of = text.partition('/')
+    if not (number.isdecimal() and of.isdecimal()):
+        raise argparse.ArgumentTypeError(f'must be i/n, such as 2/4 for the second of four, but got {text!r}')
+    return int(number), int(of)
+
+
 def progress_bar(text: str, quiet: bool = False):
     """A progress bar on standard error; none off a terminal or when quiet.
 
