@@ -190,7 +190,6 @@ class Steps:
             self.progress(self.done, self.total)
 
 
-@contextmanager
 def part_of_work(text: str) -> tuple:
     """(number from 1, of how many) of ``i/n`` on a command line, for processes that share some work.
 
@@ -203,6 +202,7 @@ def part_of_work(text: str) -> tuple:
     return int(number), int(of)
 
 
+@contextmanager
 def progress_bar(text: str, quiet: bool = False):
     """A progress bar on standard error; none off a terminal or when quiet.
 
