@@ -9,7 +9,8 @@ import pytest
 from mmengine.config import Config
 
 from tinysaver_det.analysis import read_ground_truth
-from tinysaver_det.engine.benchmark_training import benchmark_training, evaluated, step_times
+from tinysaver_det.engine import benchmark_training as module
+from tinysaver_det.engine.benchmark_training import StepTime, TrainingRun, benchmark_training, evaluated, step_times
 from tinysaver_det.engine.low_precision import PRECISIONS
 from tinysaver_det.errors import ConfigError, RecordError
 
@@ -95,6 +96,7 @@ def test_a_damaged_run_is_told_of(benchmark, tmp_path):
     (dict(seeds=[]), '--seeds must name at least one, each once, but got \\[\\]'),
     (dict(part=(3, 2)), '--part must be i/n with i from 1 to n, but got 3/2'),
     (dict(epochs=0), 'epochs must be at least 1'),
+    (dict(change=dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=9))), 'no train_cfg.max_epochs'),
     (dict(change={'optim_wrapper.optimizer.type': 'SGD'}), 'optim_wrapper.optimizer is SGD'),
     (dict(change=dict(val_evaluator=dict(type='VOCMetric'))), 'val_evaluator has no CocoMetric with an ann_file'),
     (dict(change=dict(train_dataloader=None)), 'the config has no train_dataloader: give one that trains')])
@@ -105,6 +107,21 @@ def test_settings_that_are_refused(photos, tmp_path, settings, words):
     with pytest.raises(ConfigError, match=words):
         benchmark_training(cfg, str(tmp_path / 'out'), **settings)
     assert not (tmp_path / 'out').exists()
+
+
+def test_the_step_of_a_precision_that_comes_later_is_measured(photos, tmp_path, monkeypatch):
+    asked = []
+
+    def measure(cfg, precisions, *_):
+        asked.append(precisions)
+        return [StepTime(p, 1.0, 1.0, 1.0, 1.0) for p in ('float32', *precisions)]
+
+    monkeypatch.setattr(module, 'step_times', measure)
+    monkeypatch.setattr(module, 'train_once', lambda cfg, precision, seed: TrainingRun(
+        precision, seed, 2, 6, 0.5, 1.0, 1.0, 2.0, 4.0, None))
+    for precisions in (['bfloat16'], ['bfloat16'], ['bfloat16', 'master']):
+        benchmark_training(training_config(photos, tmp_path), str(tmp_path / 'out'), precisions, [0], quiet=True)
+    assert asked == [['bfloat16'], ['bfloat16', 'master']]
 
 
 def test_steps_of_every_precision_can_be_taken(photos, tmp_path):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import mmdet
 import pytest
 import torch
-from mmengine.hooks import EMAHook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from torch import nn
 
@@ -62,6 +62,7 @@ def test_a_config_is_made_to_train_in_a_precision(photos, tmp_path):
     ('bf16', {}, "precision must be one of float32, .*, but got 'bf16'"),
     ('collage', {}, "but got 'collage' \\(did you mean"),
     ('master', {'optim_wrapper.optimizer.type': 'SGD'}, 'optim_wrapper.optimizer is SGD: set it to AdamW'),
+    ('master', {'optim_wrapper.optimizer.amsgrad': True}, 'has no setting amsgrad: remove it from'),
     ('master', {'optim_wrapper.type': 'AmpOptimWrapper'}, 'optim_wrapper.type=AmpOptimWrapper, which expects')])
 def test_configs_that_are_refused(photos, tmp_path, precision, change, words):
     cfg = training_config(photos, tmp_path)
@@ -77,18 +78,42 @@ def trained(photos, tmp_path_factory):
     """Work dir of two epochs with everything on."""
     folder = tmp_path_factory.mktemp('trained') / 'work'
     cfg = low(training_config(photos, folder, hooks=[EMA, dict(type='DescentHook', interval=1)]))
-    seen = {}
-    runner = Runner.from_cfg(cfg)
-    validate = runner.val_loop.run
-
-    def run():
-        metrics = validate()
-        seen['metrics'] = metrics
-        return metrics
-
-    runner._val_loop.run = run
+    runner, seen = Runner.from_cfg(cfg), _Seen()
+    runner.register_hook(seen)
     runner.train()
-    return SimpleNamespace(folder=folder, runner=runner, metrics=seen['metrics'])
+    return SimpleNamespace(folder=folder, runner=runner, seen=seen)
+
+
+@pytest.fixture(scope='module')
+def plain(photos, tmp_path_factory):
+    """Work dir, config and what the validation gave, of two epochs of stochastic rounding without an average."""
+    folder = tmp_path_factory.mktemp('plain') / 'work'
+    cfg = low(training_config(photos, folder), 'stochastic')
+    runner, seen = Runner.from_cfg(cfg), _Seen()
+    runner.register_hook(seen)
+    runner.train()
+    return SimpleNamespace(folder=folder, cfg=cfg, seen=seen)
+
+
+class _Seen(Hook):
+    """Keeps what validations gave."""
+
+    def __init__(self):
+        self.scores = []
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.scores += [o.pred_instances.scores for o in outputs]
+
+    def after_val_epoch(self, runner, metrics=None):
+        self.metrics = metrics
+
+
+def begun(cfg):
+    """A runner that began its training and took no step."""
+    cfg.train_cfg.update(max_epochs=0, val_interval=1)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
 
 
 def test_weights_are_held_in_bfloat16_and_norms_are_not(trained):
@@ -99,7 +124,7 @@ def test_weights_are_held_in_bfloat16_and_norms_are_not(trained):
             assert parameter.dtype == expected
             assert optimizer.state[parameter]['exp_avg'].dtype == expected
     assert all(b.dtype != torch.bfloat16 for b in model.buffers())
-    assert 'coco/bbox_mAP' in trained.metrics  # the average was evaluated
+    assert 'coco/bbox_mAP' in trained.seen.metrics  # the average was evaluated
 
 
 def test_checkpoints_hold_what_was_trained_and_the_average_in_float32(trained):
@@ -115,18 +140,17 @@ def test_checkpoints_hold_what_was_trained_and_the_average_in_float32(trained):
 
 
 @pytest.mark.parametrize('precision', ['collage-plus', 'stochastic'])
-def test_a_resumed_training_goes_on_bit_for_bit(photos, tmp_path, trained, precision):
-    hooks = [EMA, dict(type='DescentHook', interval=1)] if precision == 'collage-plus' else []
-    if precision == 'collage-plus':
-        whole = trained.folder
-    else:
-        whole = tmp_path / 'whole'
-        Runner.from_cfg(low(training_config(photos, whole), precision)).train()
+def test_a_resumed_training_goes_on_bit_for_bit(photos, tmp_path, request, precision):
+    hooks, name = ([EMA, dict(type='DescentHook', interval=2)], 'trained') if precision == 'collage-plus' else \
+        ([], 'plain')
+    whole = request.getfixturevalue(name).folder
     cfg = low(training_config(photos, tmp_path / 'parts', hooks=hooks), precision)
     (tmp_path / 'parts').mkdir()
+    path = tmp_path / 'parts' / 'descent.jsonl'
+    if hooks:
+        path.write_text((whole / 'descent.jsonl').read_text() + '{"iter": 7, "lo')  # cut off by a crash
     cfg.load_from, cfg.resume = str(whole / 'epoch_1.pth'), True
-    runner = Runner.from_cfg(cfg)
-    runner.train()
+    Runner.from_cfg(cfg).train()
     once, twice = tensors(load(whole / 'epoch_2.pth')), tensors(load(tmp_path / 'parts' / 'epoch_2.pth'))
     before = tensors(load(whole / 'epoch_1.pth'))
     assert set(once) == set(twice)
@@ -134,55 +158,38 @@ def test_a_resumed_training_goes_on_bit_for_bit(photos, tmp_path, trained, preci
         assert value.dtype == twice[name].dtype and torch.equal(value, twice[name]), name
     moved = [name for name, value in once.items() if not torch.equal(value, before[name])]
     assert len(moved) > len(once) / 2
+    if hooks:  # the file goes on where the training was
+        lines = [json.loads(text) for text in path.read_text().splitlines()]
+        assert [line['iter'] for line in lines] == [1, 2, 3, 4, 6]
+        assert lines == [line for line in read_descent(whole / 'descent.jsonl') if line['iter'] != 5]
 
 
 def test_a_float32_checkpoint_is_trained_on(photos, tmp_path, trained):
-    cfg = low(training_config(photos, tmp_path / 'a', epochs=1), 'collage-light')
+    cfg = low(training_config(photos, tmp_path / 'a'), 'collage-light')
     cfg.load_from = str(trained.folder / 'epoch_2.pth')
-    cfg.optim_wrapper.optimizer.lr = 0.0
-    runner = Runner.from_cfg(cfg)
-    runner.train()
+    runner = begun(cfg)
     average = load(cfg.load_from)['state_dict']
     for name, parameter in runner.model.named_parameters():
         assert torch.equal(parameter, average[name].to(parameter.dtype))
 
 
-def test_a_test_is_of_what_was_trained(photos, tmp_path, trained):
+def test_a_test_is_of_what_was_trained(tmp_path, plain):
     """Without the average, in bfloat16: the validation of the training again."""
-    plain = low(training_config(photos, tmp_path / 'plain', epochs=1), 'collage-plus')
-    found = []
-    runner = Runner.from_cfg(plain)
-    runner.register_hook(_Seen(found))
-    runner.train()
-    again = copy.deepcopy(plain)
-    again.work_dir, again.load_from = str(tmp_path / 'again'), str(tmp_path / 'plain' / 'epoch_1.pth')
+    again = copy.deepcopy(plain.cfg)
+    again.work_dir, again.load_from = str(tmp_path / 'again'), str(plain.folder / 'epoch_2.pth')
     again.visualizer.name = again.experiment_name = 'again'
-    runner = Runner.from_cfg(again)
-    runner.register_hook(_Seen(found))
+    runner, seen = Runner.from_cfg(again), _Seen()
+    runner.register_hook(seen)
     runner.val()
-    assert len(found) == 2 and len(found[0]) > 100 and torch.equal(*found)
+    before, after = torch.cat(plain.seen.scores), torch.cat(seen.scores)
+    assert len(before) > 100 and torch.equal(before, after)
     assert next(runner.model.parameters()).dtype == torch.bfloat16
-
-
-class _Seen(EMAHook.__mro__[1]):
-    """Keeps the scores that a validation gave."""
-
-    def __init__(self, found):
-        self.found, self.scores = found, []
-
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.scores += [o.pred_instances.scores for o in outputs]
-
-    def after_val_epoch(self, runner, metrics=None):
-        self.found.append(torch.cat(self.scores))
 
 
 def test_first_weights_are_those_of_float32(photos, tmp_path):
     models = []
     for precision in ('float32', 'master'):
-        cfg = low(training_config(photos, tmp_path / precision, epochs=1), precision)
-        cfg.optim_wrapper.optimizer.lr = 0.0
-        models.append(Runner.from_cfg(cfg).train())
+        models.append(begun(low(training_config(photos, tmp_path / precision), precision)).model)
     for one, other in zip(*(m.parameters() for m in models)):
         assert torch.equal(one.to(other.dtype), other)
 
@@ -242,10 +249,16 @@ def test_other_optimisers_are_warned_of():
     runner.optim_wrapper = OptimWrapper(torch.optim.SGD(runner.model.parameters(), lr=0.1))
     LowPrecisionHook().before_run(runner)
     assert [w for w in runner.warned if 'SGD loses most of what it adds' in w]
+    LowPrecisionHook().after_train(runner)
     runner = fake_runner()
     runner.optim_wrapper = OptimWrapper(CollageAdamW(runner.model.parameters()))
     LowPrecisionHook().before_run(runner)
     assert not [w for w in runner.warned if 'loses' in w]
+    LowPrecisionHook().after_train(runner)
+    assert not [w for w in runner.warned if 'left out' in w]
+    runner.optim_wrapper.optimizer.skipped_steps = 3
+    LowPrecisionHook().after_train(runner)
+    assert runner.warned[-1] == '3 steps were left out, since their gradients were not finite'
     with pytest.raises(ConfigError, match='AmpOptimWrapper expects them in float32'):
         runner.optim_wrapper = object.__new__(AmpOptimWrapper)
         LowPrecisionHook().before_run(runner)
@@ -262,6 +275,11 @@ def average(kind, ema_type='ExponentialMovingAverage', steps=200):
         model.weight.data.fill_(2 if step == 0 else 1)
         hook.after_train_iter(SimpleNamespace(iter=step), step)
     return hook, model
+
+
+def test_an_average_elsewhere_is_refused():
+    with pytest.raises(ConfigError, match="Float32EMAHook.device must not be set, .* but got 'cpu': remove it"):
+        Float32EMAHook(momentum=0.1, device='cpu')
 
 
 def test_an_average_in_bfloat16_stands_still_and_one_in_float32_does_not():
@@ -320,16 +338,19 @@ def test_descent_is_written_down(trained):
         assert line['edq'] == pytest.approx(line['norm'], rel=0.02)  # 'plus' loses hardly anything
 
 
-def test_descent_of_a_resumed_training_goes_on_where_it_was(photos, tmp_path, trained):
-    path = tmp_path / 'work' / 'descent.jsonl'
-    path.parent.mkdir()
-    path.write_text((trained.folder / 'descent.jsonl').read_text() + '{"iter": 7, "lo')  # cut off by a crash
-    cfg = low(training_config(photos, tmp_path / 'work', hooks=[EMA, dict(type='DescentHook', interval=2)]))
-    cfg.load_from, cfg.resume = str(trained.folder / 'epoch_1.pth'), True
-    Runner.from_cfg(cfg).train()
-    lines = [json.loads(text) for text in path.read_text().splitlines()]
-    assert [line['iter'] for line in lines] == [1, 2, 3, 4, 6]
-    assert lines == [line for line in read_descent(trained.folder / 'descent.jsonl') if line['iter'] != 5]
+def test_an_iteration_without_a_step_is_not_written_down(tmp_path):
+    weight = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    optimizer, hook = CollageAdamW([weight]), DescentHook(interval=1)
+    runner = SimpleNamespace(optim_wrapper=SimpleNamespace(optimizer=optimizer), work_dir=str(tmp_path), iter=0,
+                             epoch=0, visualizer=SimpleNamespace(add_scalars=lambda *args, **kwargs: None))
+    hook.before_train(runner)
+    for runner.iter in range(4):
+        hook.before_train_iter(runner, runner.iter)
+        if runner.iter % 2 == 1:  # gradients of two iterations are accumulated
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+        hook.after_train_iter(runner, runner.iter)
+    assert [line['iter'] for line in read_descent(tmp_path / 'descent.jsonl')] == [2, 4]
 
 
 def test_descent_needs_the_optimiser_that_tells_it():

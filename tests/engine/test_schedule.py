@@ -46,6 +46,32 @@ def test_validation_takes_place_at_the_end_of_a_short_training():
     assert cfg.train_cfg.val_interval == 2 and cfg.param_scheduler.step_size == 2
 
 
+def test_a_scheduler_to_which_no_epoch_is_left_is_taken_out():
+    def cfg():  # that of mmdet's YOLOX
+        return Config(dict(train_cfg=dict(max_epochs=300), param_scheduler=[
+            dict(type='mmdet.QuadraticWarmupLR', begin=0, end=5, by_epoch=True, convert_to_iter_based=True),
+            dict(type='CosineAnnealingLR', begin=5, end=285, T_max=285, by_epoch=True, convert_to_iter_based=True),
+            dict(type='ConstantLR', factor=1, begin=285, end=300, by_epoch=True)]))
+
+    for epochs, spans in ((60, [(0, 1), (1, 57), (57, 60)]), (10, [(0, 1), (1, 10)]), (1, [(0, 1)])):
+        given = cfg()
+        set_epochs(given, epochs)
+        assert [(s['begin'], s['end']) for s in given.param_scheduler] == spans
+
+
+def test_what_counts_iterations_or_is_not_there_is_left_alone():
+    cfg = Config(dict(train_cfg=dict(max_epochs=300, val_begin=250), custom_hooks=[
+        dict(type='mmdet.YOLOXModeSwitchHook', num_last_epochs=30)], default_hooks=dict(checkpoint=dict(
+            type='CheckpointHook', interval=1000, by_epoch=False))))
+    set_epochs(cfg, 30)
+    assert cfg.default_hooks.checkpoint.interval == 1000
+    assert cfg.train_cfg.val_begin == 25 and cfg.custom_hooks[0].num_last_epochs == 3
+    for hooks in (None, dict(checkpoint=None)):
+        cfg = Config(dict(train_cfg=dict(max_epochs=9), default_hooks=hooks))
+        set_epochs(cfg, 3)
+        assert cfg.default_hooks == hooks
+
+
 @pytest.mark.parametrize('cfg, epochs, words', [
     (dict(train_cfg=dict(max_epochs=3)), 0, 'epochs must be at least 1, but got 0'),
     (dict(train_cfg=dict(max_iters=300)), 1, 'no train_cfg.max_epochs .*train_cfg.max_iters'),

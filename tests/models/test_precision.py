@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from mmcv.ops import MultiScaleDeformableAttention
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmengine.config import Config
 from torch import nn
 
@@ -94,6 +96,57 @@ def test_a_copy_has_its_own_precision(model):
     assert not any(m._forward_pre_hooks for m in other.modules())
     assert heads(model, torch.randn(1, 3, 32, 32))[0].dtype == torch.float32
     assert any(p.dtype == torch.bfloat16 for p in model.parameters())
+
+
+def hooked(module):
+    model = nn.Sequential(module)
+    reduce_precision(model, torch.bfloat16)
+    return model[0]
+
+
+def test_attention_takes_what_a_float32_position_was_added_to():
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2)
+    query, key = torch.randn(3, 1, 8), torch.randn(4, 1, 8)
+    exact = attention(query, key, value=key)[0]
+    mask = torch.zeros(3, 4)
+    found = hooked(attention)(query, key.bfloat16(), value=key, attn_mask=mask, need_weights=False)[0]
+    assert found.dtype == torch.bfloat16 and torch.allclose(found.float(), exact, atol=0.02)
+
+
+def test_deformable_attention_samples_in_float32():
+    torch.manual_seed(0)
+    attention = MultiScaleDeformableAttention(8, 2, 1, 2, batch_first=True, dropout=0)
+    attention.init_weights()
+    query, value = torch.randn(1, 3, 8), torch.randn(1, 16, 8)
+    given = dict(value=value, reference_points=torch.rand(1, 3, 1, 2), spatial_shapes=torch.tensor([[4, 4]]),
+                 level_start_index=torch.tensor([0]))
+    exact = attention(query, **given)
+    given['value'] = value.bfloat16()
+    found = hooked(attention)(query, **given)
+    given['reference_points'] = given['reference_points'].bfloat16()  # as a decoder gives them
+    assert torch.allclose(attention(query, **given), exact, atol=0.1)
+    assert attention.value_proj.weight.dtype == torch.bfloat16 and torch.allclose(found, exact, atol=0.05)
+
+
+def test_regions_are_sampled_in_float32():
+    extractor = SingleRoIExtractor(dict(type='RoIAlign', output_size=2, sampling_ratio=1), 1, [4])
+    feature, rois = torch.randn(1, 1, 8, 8).bfloat16(), torch.tensor([[0, 3.0, 5.0, 21.0, 30.0]])
+    exact = extractor((feature.float(),), rois)
+    found = hooked(extractor)((feature,), rois)
+    assert found.dtype == torch.float32 and torch.equal(found, exact)
+
+
+@pytest.mark.parametrize('norm', [nn.GroupNorm(2, 4), nn.LayerNorm(4)])
+def test_norms_that_take_one_precision_on_a_gpu_get_it_there(norm, monkeypatch):
+    seen = []
+    forward = norm.forward
+    monkeypatch.setattr(norm, 'forward', lambda x: (seen.append(x.dtype), forward(x))[1])
+    hooked(norm)
+    for device, given in (('meta', torch.float32), ('cpu', torch.bfloat16)):  # 'meta' stands for what is no CPU
+        assert norm.to(device)(torch.empty(2, 4, device=device, dtype=torch.bfloat16)).dtype == torch.bfloat16
+        assert seen.pop() == given
+        norm.to_empty(device='cpu')
 
 
 def test_batch_norm_keeps_its_statistics_in_float32():

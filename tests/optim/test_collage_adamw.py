@@ -396,6 +396,9 @@ def test_float16_is_refused_when_built_and_when_cast():
         CollageAdamW([half])
     p = torch.nn.Parameter(torch.ones(3))
     optimizer = CollageAdamW([p])
+    with pytest.raises(ConfigError, match='parameter 0 of group 1, of shape .* is float16'):
+        optimizer.add_param_group(dict(params=[half]))
+    assert len(optimizer.param_groups) == 1
     p.data, p.grad = half.data, None
     p.grad = torch.ones_like(p)
     with pytest.raises(ConfigError, match='is float16'):

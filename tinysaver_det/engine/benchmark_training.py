@@ -16,6 +16,7 @@ from typing import Optional
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 
@@ -120,7 +121,7 @@ def benchmark_training(cfg: Config, out: str, precisions: Optional[Sequence[str]
     given, cfg = cfg, _for_comparison(cfg, epochs)
     for precision in precisions:
         set_precision(copy.deepcopy(cfg), precision)  # a config that cannot is refused before anything is trained
-    _claim(out, given, cfg.train_cfg.get('max_epochs'))
+    _claim(out, given, cfg.train_cfg.max_epochs)
     runs = [(precision, seed) for seed in seeds for precision in precisions]
     for precision, seed in runs[part[0] - 1::part[1]]:
         path = _path(out, precision, seed)
@@ -135,14 +136,14 @@ def benchmark_training(cfg: Config, out: str, precisions: Optional[Sequence[str]
     if len(found) == len(runs):
         path = osp.join(out, STEPS)
         times = [StepTime(**t) for t in _read(path)] if osp.exists(path) else []
-        if {t.precision for t in times} < set(precisions):
+        if not set(precisions) <= {t.precision for t in times}:
             times = step_times(cfg, precisions, rounds, quiet)
             _save(path, [asdict(t) for t in times])
     elif not quiet:
         print(f'{len(found)} of {len(runs)} runs are done; the same command goes on')
     if found:
         print_training(found, times)
-        if any(run.descent for run in found):
+        if any(run.descent and run.descent['iter'] for run in found):
             path = osp.join(out, 'descent.png')
             training_plot(found, path)
             print(f'written to {path}')
@@ -207,7 +208,7 @@ def step_times(cfg: Config, precisions: Sequence[str], rounds: int = 20, quiet: 
         batches = list(itertools.islice(Runner.build_dataloader(cfg.train_dataloader, seed=0), BATCHES))
         model = MODELS.build(cfg.model)
         model.init_weights()
-        model.train()
+        model.to(get_device()).train()
         stepped = {p: _Stepped(copy.deepcopy(model), cfg, p) for p in precisions}
         with progress_bar('steps', quiet) as shown:
             done = Steps((WARM_UP + rounds) * len(precisions), shown)
@@ -227,7 +228,8 @@ class _Stepped:
     def __init__(self, model, cfg, precision):
         cfg = copy.deepcopy(cfg)
         set_precision(cfg, precision)
-        cfg.optim_wrapper.optimizer.lr *= 0.01  # as after a warm-up's first steps
+        optimizer = cfg.optim_wrapper.optimizer
+        optimizer.lr = 0.01 * optimizer.get('lr', 1e-3)  # as after a warm-up's first steps
         self.model = model
         self.optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
         if precision != 'float32':
@@ -265,9 +267,8 @@ def _for_comparison(cfg, epochs):
     evaluators = [cfg.val_evaluator] if isinstance(cfg.val_evaluator, dict) else cfg.val_evaluator
     if not any(type_name(e) == 'CocoMetric' and e.get('ann_file') for e in evaluators):
         raise ConfigError('val_evaluator has no CocoMetric with an ann_file, by which the runs are evaluated: add one')
-    if epochs is not None:
-        set_epochs(cfg, epochs)
-    cfg.train_cfg.val_interval = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.get('max_iters')
+    set_epochs(cfg, cfg.train_cfg.get('max_epochs', 1) if epochs is None else epochs)
+    cfg.train_cfg.val_interval = cfg.train_cfg.max_epochs
     cfg.train_cfg.pop('dynamic_intervals', None)
     cfg.custom_hooks = [h for h in cfg.get('custom_hooks') or [] if type_name(h) not in ('EMAHook', 'Float32EMAHook')]
     hooks = {k: v for k, v in (cfg.get('default_hooks') or {}).items() if k != 'visualization'}

@@ -1,9 +1,12 @@
 """Let a config that trains in float32 train with weights in bfloat16."""
 
+import inspect
+
 from mmengine.config import Config, ConfigDict
 
 from ..errors import ConfigError
 from ..names import close_to, type_name
+from ..optim import CollageAdamW
 
 #: Precisions of a training with weights in bfloat16, and the mode of CollageAdamW that each is.
 MODES = {'bfloat16': 'plain', 'master': 'master', 'collage-light': 'light', 'collage-plus': 'plus',
@@ -22,7 +25,8 @@ def set_precision(cfg: Config, precision: str) -> None:
         precision: One of :data:`PRECISIONS`.
 
     Raises:
-        ConfigError: An unknown precision, or a config that trains with another optimiser or another wrapper of it.
+        ConfigError: An unknown precision, or a config that trains with another optimiser, another wrapper of it, or a
+            setting of AdamW that CollageAdamW lacks.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f'precision must be one of {", ".join(PRECISIONS)}, but got {precision!r}'
@@ -38,6 +42,10 @@ def set_precision(cfg: Config, precision: str) -> None:
     if kind != 'OptimWrapper':
         raise ConfigError(f'precision {precision!r} holds the weights themselves in bfloat16, but the config trains '
                           f'with optim_wrapper.type={kind}, which expects them in float32: set it to OptimWrapper')
+    lacking = [k for k in wrapper.optimizer if k not in {'type', *inspect.signature(CollageAdamW).parameters}]
+    if lacking:
+        raise ConfigError(f'precision {precision!r} trains with CollageAdamW in place of AdamW, which has no setting '
+                          f'{", ".join(lacking)}: remove it from optim_wrapper.optimizer')
     wrapper.optimizer.update(type='CollageAdamW', mode=MODES[precision])
     if precision == 'stochastic':
         wrapper.optimizer.seed = (cfg.get('randomness') or {}).get('seed') or 0

@@ -4,6 +4,7 @@ from mmengine.config import Config
 
 from ..checks import check_least
 from ..errors import ConfigError
+from ..names import type_name
 
 _EPOCHS = ('begin', 'end', 'T_max', 'total_iters', 'step_size')  # of schedulers that count epochs
 _LAST_EPOCHS = dict(YOLOXModeSwitchHook='num_last_epochs')
@@ -14,8 +15,10 @@ def set_epochs(cfg: Config, epochs: int) -> None:
     """Make a training config train for another number of epochs, in place, with a schedule of the same shape.
 
     What counts epochs is stretched alike: schedulers with ``by_epoch`` (among them those that are converted to
-    iterations), the interval of validation, and the hooks that change the training from an epoch on. What counts
-    iterations, such as a warm-up, stays. Validation takes place at least after the last epoch.
+    iterations), the beginning and interval of validation, and the hooks that change the training from an epoch on. What
+    counts iterations, such as a warm-up, stays. What began or ended after the first epoch still does, so a
+    warm-up keeps an epoch at least; a scheduler to which no epoch is left is taken out. Validation takes place at least
+    after the last epoch.
 
     Args:
         cfg: With a ``train_cfg`` by epochs.
@@ -34,24 +37,32 @@ def set_epochs(cfg: Config, epochs: int) -> None:
     def stretched(value):
         return max(0, round(value * epochs / before))
 
+    if train.get('val_begin') is not None:
+        train.val_begin = min(epochs, max(1, stretched(train.val_begin)))
     train.val_interval = min(epochs, max(1, stretched(train.get('val_interval', 1))))
     if train.get('dynamic_intervals'):
         train.dynamic_intervals = [(stretched(at), max(1, stretched(every))) for at, every in train.dynamic_intervals]
     schedulers = cfg.get('param_scheduler') or []
-    for scheduler in schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]:
+    several, over = isinstance(schedulers, (list, tuple)), []
+    for scheduler in schedulers if several else [schedulers]:
         if not scheduler.get('by_epoch', True):
             continue
         for key in _EPOCHS:
-            if scheduler.get(key) is not None:
-                scheduler[key] = stretched(scheduler[key]) if key == 'begin' else max(1, stretched(scheduler[key]))
+            if scheduler.get(key):  # a begin of 0 stays
+                scheduler[key] = max(1, stretched(scheduler[key]))
         if scheduler.get('milestones') is not None:
             scheduler.milestones = [max(1, stretched(m)) for m in scheduler.milestones]
+        if scheduler.get('end') is not None and scheduler.end <= scheduler.get('begin', 0):
+            over.append(scheduler)
+    if several:
+        cfg.param_scheduler = [s for s in schedulers if not any(s is o for o in over)]
     for hook in cfg.get('custom_hooks') or []:
-        last, at = _LAST_EPOCHS.get(hook.get('type')), _FROM_EPOCH.get(hook.get('type'))
+        kind = type_name(hook)
+        last, at = _LAST_EPOCHS.get(kind), _FROM_EPOCH.get(kind)
         if last and hook.get(last) is not None:
             hook[last] = min(epochs, stretched(hook[last]))
         if at and hook.get(at) is not None:
             hook[at] = stretched(hook[at])
-    interval = cfg.get('default_hooks', {}).get('checkpoint', {}).get('interval')
-    if interval is not None:
-        cfg.default_hooks.checkpoint.interval = min(interval, epochs)
+    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    if checkpoint.get('interval') is not None and checkpoint.get('by_epoch', True):
+        checkpoint.interval = min(checkpoint.interval, epochs)

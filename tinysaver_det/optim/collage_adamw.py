@@ -115,9 +115,13 @@ class CollageAdamW(torch.optim.Optimizer):
         """Add a group, as torch's optimisers do; its settings and its parameters' types are checked."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        _check_settings(group)
-        for i, parameter in enumerate(group['params']):
-            _check_type(parameter, self._name(len(self.param_groups) - 1, i))
+        try:
+            _check_settings(group)
+            for i, parameter in enumerate(group['params']):
+                _check_type(parameter, self._name(len(self.param_groups) - 1, i))
+        except ConfigError:
+            self.param_groups.pop()
+            raise
 
     @torch.no_grad()
     def step(self, closure: Optional[Callable] = None):

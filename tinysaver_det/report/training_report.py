@@ -85,19 +85,20 @@ def last_third(runs):
 
 
 def training_plot(runs, path) -> None:
-    """Draw the share of updates that left the stored weight as it was and that were lost altogether, and EDQ/|u|, over
-    the training; mean of the seeds. The file is whole or absent.
+    """Draw the share of updates that were lost altogether, and EDQ/|u|, over the training; mean of the seeds. The file
+    is whole or absent.
 
     Args:
-        runs: As above, some with ``descent``.
+        runs: As above, some with ``descent``; one that ended before the first look at it is left out.
         path: A file whose suffix matplotlib knows (.png, .svg, .pdf).
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.5, 3.6), layout='constrained')
     left, right = figure.subplots(1, 2)
-    for k, precision in enumerate(dict.fromkeys(r.precision for r in runs if r.descent)):
-        of = [r for r in runs if r.precision == precision and r.descent]
+    runs = [r for r in runs if r.descent and r.descent['iter']]
+    for k, precision in enumerate(dict.fromkeys(r.precision for r in runs)):
+        of = [r for r in runs if r.precision == precision]
         count = min(len(r.descent['iter']) for r in of)
         x = np.array(of[0].descent['iter'][:count]) / of[0].iterations * of[0].epochs
         lost, edq, norm = (np.mean([r.descent[name][:count] for r in of], axis=0) for name in ('lost', 'edq', 'norm'))

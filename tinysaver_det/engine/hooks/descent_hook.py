@@ -24,7 +24,8 @@ class DescentHook(Hook):
     visualiser's scalars.
 
     See :class:`~tinysaver_det.optim.descent.Descent` for the figures; the file has a line for each iteration that is
-    looked at. A resumed training goes on with the file. The optimiser is made to look at these iterations only.
+    looked at, unless it took no step. A resumed training goes on with the file. The optimiser is made to look at these
+    iterations only.
 
     Args:
         interval: Every how many iterations.
@@ -47,6 +48,7 @@ class DescentHook(Hook):
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         self._optimizer.monitor = self.every_n_train_iters(runner, self.interval)
+        self._optimizer.last_descent = None  # an iteration that only accumulates gradients takes no step
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None) -> None:
         if not self.every_n_train_iters(runner, self.interval) or self._optimizer.last_descent is None:

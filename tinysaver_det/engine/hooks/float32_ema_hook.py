@@ -6,6 +6,7 @@ from typing import Optional
 from mmengine.hooks import EMAHook
 from mmengine.registry import HOOKS, MODELS
 
+from ...errors import ConfigError
 from .target_classes_hook import unwrap
 
 
@@ -19,9 +20,19 @@ class Float32EMAHook(EMAHook):
     model computes with, without what CollageAdamW keeps beside them.
 
     Args:
+        device: None. As the average takes the weights' place it must be where they are.
         kwargs: As for EMAHook: ``ema_type``, ``momentum``, ``update_buffers``, ``begin_iter``, ``begin_epoch`` and so
             on.
+
+    Raises:
+        ConfigError: Another device.
     """
+
+    def __init__(self, *args, device=None, **kwargs):
+        if device is not None:
+            raise ConfigError(f"Float32EMAHook.device must not be set, since the average takes the weights' place for "
+                              f'a validation, but got {device!r}: remove it')
+        super().__init__(*args, **kwargs)
 
     def before_run(self, runner) -> None:
         self.src_model = unwrap(runner.model)

@@ -73,6 +73,11 @@ class LowPrecisionHook(Hook):
     def before_train(self, runner) -> None:
         self._reduce(runner)
 
+    def after_train(self, runner) -> None:
+        skipped = getattr(getattr(runner.optim_wrapper, 'optimizer', None), 'skipped_steps', 0)
+        if skipped:
+            runner.logger.warning(f'{skipped} steps were left out, since their gradients were not finite')
+
     def before_val(self, runner) -> None:
         self._reduce(runner)
 
