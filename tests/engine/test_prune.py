@@ -152,8 +152,11 @@ def test_gradients_that_cannot_be(trained):
     model, batches = trained
     with pytest.raises(DataError, match='has no image to tell by which channels matter'):
         loss_gradients(model, [])
-    model.bbox_head.multi_level_conv_obj[0].bias.data.fill_(float('nan'))
+    model.bbox_head.loss_obj.loss_weight = float('nan')
     with pytest.raises(TrainingError, match='the loss of the saver is nan on batch 1 of its training data'):
+        loss_gradients(model, batches)
+    model.bbox_head.multi_level_conv_obj[0].bias.data.fill_(float('nan'))  # which YOLOX's assigner does not take
+    with pytest.raises(TrainingError, match=r'cannot be computed on batch 1 of its training data \(RuntimeError: '):
         loss_gradients(model, batches)
 
 
@@ -241,6 +244,12 @@ def test_training_goes_on_where_it_was_interrupted(config, photos, tmp_path, mon
     assert all(torch.equal(v, again[k]) for k, v in expected.items())
     assert json.loads((tmp_path / 'twice' / '0.0005' / 'pruning.json').read_text())['trained']['epochs'] == 2
 
+    settings = PruneSettings(train=settings.train, epochs=0)  # whose images tell which channels matter all the same
+    untrained = run('untrained')
+    assert all(torch.equal(v, start[k]) for k, v in untrained.items())
+    settings = PruneSettings(epochs=0)
+    assert any(v.shape != start[k].shape or not torch.equal(v, start[k]) for k, v in run('by size').items())
+
 
 @pytest.mark.parametrize('change, settings, error, said', [
     (dict(), PruneSettings(), ConfigError, 'the config of the saver does not say how to train'),
@@ -256,13 +265,21 @@ def test_what_cannot_be_done_is_said_first(config, tmp_path, change, settings, e
     assert not (tmp_path / 'out').exists()
 
 
-def test_training_data_of_other_classes(config, tmp_path):
+def test_training_data_that_does_not_fit(config, photos, tmp_path):
     (tmp_path / 'train.py').write_text(
         "train_dataloader = dict(dataset=dict(type='CocoDataset'))\noptim_wrapper = dict(a=1)\n"
         'train_cfg = dict(max_epochs=1)\n')
     with pytest.raises(ClassesError, match=r'the training data has 80 classes .* but the saver 3 \(cat'):
         prune_saver(config, [0.0005], tmp_path / 'out', settings=PruneSettings(train=str(tmp_path / 'train.py')),
                     curve=False)
+    training_config(photos, tmp_path, train_dataloader=dict(
+        batch_size=2, num_workers=2, prefetch_factor=2, sampler=dict(type='DefaultSampler', shuffle=True),
+        dataset=dict(type='CocoDataset', metainfo=dict(classes=CLASSES), ann_file='absent.json', pipeline=[]))).dump(
+            tmp_path / 'train.py')
+    with pytest.raises(DataError, match='the training data is not there .*absent.json.*--train CONFIG'):
+        prune_saver(config, [0.0005], tmp_path / 'out', settings=PruneSettings(train=str(tmp_path / 'train.py')),
+                    curve=False)
+    assert not (tmp_path / 'out').exists()
     config.model.saver.checkpoint = None
     with pytest.raises(ConfigError, match='the saver has no checkpoint'):
         prune_saver(config, [0.0005], tmp_path / 'out', curve=False)

@@ -451,7 +451,7 @@ def loss_gradients(model: nn.Module, batches: Iterable) -> dict:
         not depend on.
 
     Raises:
-        TrainingError: The loss of a batch is not finite.
+        TrainingError: The loss of a batch cannot be computed or is not finite.
         DataError: There is no batch.
     """
     model = copy.deepcopy(model).train()
@@ -467,10 +467,15 @@ def loss_gradients(model: nn.Module, batches: Iterable) -> dict:
     squares, count = {n: torch.zeros_like(p) for n, p in model.named_parameters()}, 0
     for batch in batches:
         model.zero_grad()
-        loss, parts = model.parse_losses(model(**model.data_preprocessor(batch, True), mode='loss'))
+        try:
+            loss, _ = model.parse_losses(model(**model.data_preprocessor(batch, True), mode='loss'))
+        except Exception as e:
+            raise TrainingError(f'the loss of the saver cannot be computed on batch {count + 1} of its training data '
+                                f'({type(e).__name__}: {" ".join(str(e).split())[:200]}), so it cannot tell which '
+                                'channels matter: check the weights and the labels') from e
         if not torch.isfinite(loss):
-            raise TrainingError(f'the loss of the saver is {float(loss)} on batch {count + 1} of its training data, so '
-                                'it cannot tell which channels matter: check the weights and the labels')
+            raise TrainingError(f'the loss of the saver is {float(loss.detach())} on batch {count + 1} of its training '
+                                'data, so it cannot tell which channels matter: check the weights and the labels')
         loss.backward()
         for name, p in model.named_parameters():
             if p.grad is not None:

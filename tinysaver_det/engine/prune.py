@@ -21,7 +21,7 @@ from ..analysis.selection import select_savers
 from ..checks import check_least
 from ..command import progress_bar
 from ..cost import parameters
-from ..errors import ClassesError, ConfigError, RecordError
+from ..errors import ClassesError, ConfigError, DataError, RecordError
 from ..files import read_json, whole_file
 from ..models.checkpoint import read_checkpoint, weights_checksum
 from ..models.packed import load_detector, require_cascade
@@ -88,6 +88,8 @@ def prune_saver(cfg: Config, targets: Sequence[float], out: str, checkpoint: Opt
     Raises:
         ConfigError: A target that cannot be reached; a saver that cannot be pruned or trained; ``out`` has savers of
             other settings.
+        ClassesError, DataError, TrainingError: The training data or the images to compare on do not fit.
+        RecordError: ``out`` has recordings of other images to compare on.
     """
     settings = settings or PruneSettings()
     targets = _checked_targets(targets)
@@ -244,7 +246,11 @@ def _gradients(model, own, training, quiet):
 
         whole = MODELS.build(pruned_config(_to_train(own.model, training), own.model.get('channels') or {}))
         whole.load_state_dict(model.state_dict())
-        batches = Runner.build_dataloader(loader, seed=0)
+        try:
+            batches = Runner.build_dataloader(loader, seed=0)
+        except FileNotFoundError as e:
+            raise DataError(f'the training data is not there ({e}): name a config whose data is with --train CONFIG, '
+                            'or leave the training out with --epochs 0') from e
     set_random_seed(0)
     count = min(len(batches), max(LEAST, -(-GRADIENT_IMAGES // loader.get('batch_size', 1))))
     with progress_bar('what matters', quiet) as progress:
