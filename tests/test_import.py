@@ -8,6 +8,7 @@ LIGHT = ['tinysaver_det', 'tinysaver_det.errors', 'tinysaver_det.detections', 't
          'tinysaver_det.report',
          'tinysaver_det.report.cascade_cost', 'tinysaver_det.pictures', 'tinysaver_det.drawn_files',
          'tinysaver_det.badge', 'tinysaver_det.analysis.record_images',
+         'tinysaver_det.report.precision_report', 'tinysaver_det.runtime.graph_runner',
          'tinysaver_det.report.html', 'tinysaver_det.command', 'tinysaver_det.files', 'tinysaver_det.compat',
          'tinysaver_det.image_files', 'tinysaver_det.machine', 'tinysaver_det.runtime', 'tinysaver_det.runtime.run',
          'tinysaver_det.runtime.serve']

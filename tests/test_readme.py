@@ -1,5 +1,6 @@
 """What the README says can be done, can be done."""
 
+import functools
 import re
 
 import pytest
@@ -12,26 +13,31 @@ from .conftest import ROOT
 
 README = (ROOT / 'README.md').read_text()
 FIGURES = (ROOT / 'tools' / 'README.md').read_text()
+MAKING = (ROOT / 'docs' / 'making_a_saver.md').read_text()
 
 
 def blocks(language, text=README):
     return re.findall(rf'```{language}\n(.*?)```', text, re.S)
 
 
-COMMANDS = [line for block in blocks('bash') + blocks('bash', FIGURES)
+COMMANDS = [line for block in blocks('bash') + blocks('bash', FIGURES) + blocks('bash', MAKING)
             for line in block.replace('\\\n', ' ').splitlines() if line.strip()]
 
 
+@pytest.fixture(scope='module')
+def usage_of(run_python):
+    return functools.cache(lambda script: run_python(script, '--help').stdout)
+
+
 @pytest.mark.parametrize('command', [c for c in COMMANDS if 'tools/' in c and 'path/to' not in c])
-def test_commands_name_files_and_flags_that_exist(command, run_python):
+def test_commands_name_files_and_flags_that_exist(command, usage_of):
     words = command.split()
     files = [w for w in words if w.startswith(('tools/', 'configs/'))]
     assert files and all((ROOT / f).is_file() for f in files)
     script = next((f for f in files if f.endswith('.py') and f.startswith('tools/')), None)
     flags = {w for w in words if w.startswith('--')}
     if script:
-        usage = run_python(script, '--help').stdout
-        assert all(flag in usage for flag in flags)
+        assert all(flag in usage_of(script) for flag in flags)
 
 
 def test_the_config_of_the_readme_builds(tmp_path):

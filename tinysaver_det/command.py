@@ -1,5 +1,6 @@
 """What every script in ``tools/`` shares; neither torch nor OpenMMLab."""
 
+import argparse
 import os
 import signal
 import sys
@@ -187,6 +188,18 @@ class Steps:
         self.done += by
         if self.progress is not None:
             self.progress(self.done, self.total)
+
+
+def part_of_work(text: str) -> tuple:
+    """(number from 1, of how many) of ``i/n`` on a command line, for processes that share some work.
+
+    Raises:
+        argparse.ArgumentTypeError: Not of this form.
+    """
+    number, _, of = text.partition('/')
+    if not (number.isdecimal() and of.isdecimal()):
+        raise argparse.ArgumentTypeError(f'must be i/n, such as 2/4 for the second of four, but got {text!r}')
+    return int(number), int(of)
 
 
 @contextmanager

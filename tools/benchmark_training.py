@@ -5,16 +5,9 @@ import argparse
 import os.path as osp
 
 import tinysaver_det.compat  # noqa: F401  (before anything of mmdet)
-from tinysaver_det.command import one_sentence
+from tinysaver_det.command import one_sentence, part_of_work
 
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
-
-
-def part(text):
-    number, _, of = text.partition('/')
-    if not (number.isdecimal() and of.isdecimal()):
-        raise argparse.ArgumentTypeError(f'must be i/n, such as 2/4 for the second of four, but got {text!r}')
-    return int(number), int(of)
 
 
 def main(argv=None):
@@ -31,7 +24,7 @@ def main(argv=None):
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='default: 0 1 2')
     parser.add_argument('--epochs', type=int, metavar='N',
                         help="train for N epochs, with a schedule of the same shape (default: the config's own)")
-    parser.add_argument('--part', type=part, default=(1, 1), metavar='i/n',
+    parser.add_argument('--part', type=part_of_work, default=(1, 1), metavar='i/n',
                         help='share the runs with n - 1 other processes: this is number i, from 1')
     parser.add_argument('--rounds', type=int, default=20, help="of the measurement of a step's time (default 20)")
     parser.add_argument('--quiet', action='store_true', help='no progress')

@@ -18,7 +18,8 @@ def main(argv=None):
     parser.add_argument('--images', metavar='FOLDER', help='folder of their images')
     parser.add_argument('--classes', metavar='bus,car', help='target classes (default: all of the annotation file)')
     parser.add_argument('--calibration', metavar='FOLDER',
-                        help="images on which the ranges of int8 are found (default: the config's val_dataloader)")
+                        help="images on which the ranges of int8 are found (default: the config's val_dataloader); "
+                             'those that mAP is measured on are left out')
     parser.add_argument('--precisions', nargs='+', metavar='NAME',
                         help='float32, bfloat16, float16, int8 (default: all)')
     parser.add_argument('--engines', nargs='+', metavar='NAME', help='torch, onnxruntime (default: both)')

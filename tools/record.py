@@ -6,13 +6,7 @@ import argparse
 from mmengine.config import DictAction
 
 import tinysaver_det.compat  # noqa: F401  (before anything of mmdet)
-
-
-def part(text):
-    number, _, of = text.partition('/')
-    if not (number.isdecimal() and of.isdecimal()):
-        raise argparse.ArgumentTypeError(f'must be i/n, such as 2/4 for the second of four, but got {text!r}')
-    return int(number), int(of)
+from tinysaver_det.command import part_of_work
 
 
 def main(argv=None):
@@ -38,7 +32,7 @@ def main(argv=None):
                         help='an image that cannot be read is left out and named (default), or ends it')
     parser.add_argument('--restart', action='store_true',
                         help='throw away what DIR has of another recording, and begin anew')
-    parser.add_argument('--shards', type=part, default=(1, 1), metavar='i/n',
+    parser.add_argument('--shards', type=part_of_work, default=(1, 1), metavar='i/n',
                         help='share the work in DIR with n - 1 other processes: this is number i, from 1')
     parser.add_argument('--device', help='cpu or cuda:0 (default: a GPU if there is one)')
     parser.add_argument('--quiet', action='store_true', help='no progress')

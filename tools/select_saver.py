@@ -30,7 +30,7 @@ def main(argv=None):
         parser.error('the following arguments are required: --base, --saver (or --precision-table)')
     with one_sentence():
         from tinysaver_det.analysis.metric import Metric
-        from tinysaver_det.analysis.precision import read_candidates, read_precisions
+        from tinysaver_det.analysis.precision import read_candidates, read_precisions, read_truth
         from tinysaver_det.analysis.records import read_ground_truth
         from tinysaver_det.analysis.selection import select_savers
         from tinysaver_det.analysis.sweep import read_static
@@ -38,11 +38,11 @@ def main(argv=None):
         from tinysaver_det.report.selection_report import print_selection, save_selection
 
         table = None if args.precision_table is None else read_precisions(args.precision_table)
-        ann = args.ann or table and table.annotations
-        if ann is None:
+        if args.ann is None and table is None:
             raise ConfigError('--ann missing: name the annotation file of the images')
         with progress_bar('ranking', args.quiet) as progress:
-            truth = read_ground_truth(ann, split_classes(args.classes))
+            classes = split_classes(args.classes)
+            truth = read_ground_truth(args.ann, classes) if table is None else read_truth(table, args.ann, classes)
             reference = read_ground_truth(args.weights_ann) if args.weights_ann else None
             savers = [read_static(s, truth, args.subset) for s in args.saver]
             if table is None:

@@ -15,7 +15,9 @@ from tinysaver_det.analysis.precision import (
     contests,
     mean_aps,
     read_precisions,
+    read_truth,
 )
+from tinysaver_det.analysis.records import read_ground_truth, read_results
 from tinysaver_det.errors import ConfigError, DataError
 from tinysaver_det.report.precision_report import print_precisions, save_precisions
 from tinysaver_det.report.summary import plain
@@ -64,14 +66,18 @@ def test_contests_of_every_budget():
     assert [(c.budget, c.low, c.high, c.winner) for c in found] == [
         ((1, 2), 's8', None, 's8'), ((2, 4), 's8', 's32', 's32'), ((4, 8), 'l8', 's32', 'l8'),
         ((8, None), 'l8', 'l32', None)]
-    assert [c.verdict for c in found] == ['only in int8', 'the same model in float32', 'the larger model in int8',
-                                          'no difference that these images show']
+    assert [c.verdict for c in found] == [
+        'only in a low precision', 'the same detector in float32', 'the larger detector in int8',
+        'no difference that these images show']
     assert found[0].ahead is None and found[2].ahead == pytest.approx(0.2)
     low, high = found[2].ahead_interval
     assert 0.19 < low < 0.2 < high < 0.21
     own = [v for v in FOUR if v.name != 'l32']
     smaller, = contests([own[0], own[2]], criterion(1e-4, s32=0.7, l8=0.6), 'base', ['latency'])[1:]
-    assert smaller.verdict == 'the smaller model in float32' and smaller.ahead == pytest.approx(-0.1)
+    assert smaller.verdict == 'the smaller detector in float32' and smaller.ahead == pytest.approx(-0.1)
+    equal = [FOUR[0], replace(FOUR[3], gflops=FOUR[0].gflops)]
+    alone, other = contests(equal, criterion(1e-4, s32=0.5, l8=0.6), 'base', ['latency'])
+    assert (alone.verdict, other.verdict) == ('only in float32', 'a detector of equal GFLOPs in int8')
 
 
 def test_few_resamples_that_differ_are_no_difference():
@@ -112,7 +118,7 @@ def written(tmp_path):
     for v, boxes in zip(variants, models):
         (tmp_path / v.results).write_text(json.dumps(boxes))
     table = PrecisionTable(variants, ['float16 is skipped: no'], 40, 8, 2, 1, 'a machine', str(tmp_path / 'ann.json'),
-                           ('cat',), 'l32', 0.01, 50)
+                           ('cat',), 'l32', 0.01, 50, notes=['two of them moved'])
     save_precisions(table, str(tmp_path))
     return tmp_path / 'precision.json', table
 
@@ -129,7 +135,10 @@ def test_a_table_is_written_drawn_and_read(written, capsys):
     said = capsys.readouterr().out
     assert 'Within 5 ms of latency the best is s32 with mAP 0.3500.' in said
     assert 'Within 0.5 ms of latency there is no variant; the nearest is s8 with 1.25 ms.' in said
-    assert 'float16 is skipped: no' in said and '--engines' not in said
+    assert 'float16 is skipped: no' in said and 'two of them moved' in said and '--engines' not in said
+    print_precisions(replace(table, choices=[best_within(table.variants, criterion(0.2, s8=0.3, s32=0.35, l32=0.5),
+                                                         dict(latency=9))]))
+    assert 'with mAP 0.5000; these images do not show it to be better than s8 or s32.' in capsys.readouterr().out
 
 
 def test_select_saver_takes_all_variants(written, run_python, tmp_path):
@@ -139,6 +148,9 @@ def test_select_saver_takes_all_variants(written, run_python, tmp_path):
     found = json.loads((tmp_path / 'ranking.json').read_text())
     assert (found['unit'], found['base'], found['base_gflops']) == ('ms', 'l32', 8.0)
     assert {s['name']: s['gflops'] for s in found['savers']} == {'s8': 1.25, 's32': 2.0}
+    cats = read_ground_truth(path.parent / 'ann.json', ['cat'])  # which the table is about, and not all of the file
+    values, _ = mean_aps(cats, [read_results(path.parent / 'l32.bbox.json', cats)], 1)
+    assert found['base_value'] == pytest.approx(values[0])
     assert 'savers for l32 (8 ms, mAP' in done.stdout and "best share of the base's ms" in done.stdout
     more = run_python('tools/select_saver.py', '--precision-table', path, '--base', 's32', '--resamples', 5,
                       '--points', 11, '--quiet', '--saver', f'own={path.parent / "s8.bbox.json"}:0.5')
@@ -148,6 +160,21 @@ def test_select_saver_takes_all_variants(written, run_python, tmp_path):
     assert wrong.returncode == 2 and "'s23' is not a variant of the precision table (did you mean" in wrong.stderr
     none = run_python('tools/select_saver.py', '--ann', path, check=False)
     assert none.returncode == 2 and 'required: --base, --saver' in none.stderr
+
+
+def test_the_annotations_that_a_table_is_about(written):
+    path, table = written
+    truth = read_truth(table)
+    assert (len(truth), truth.classes) == (40, ('cat',))
+    some = truth.image_ids[[3, 5]].tolist()
+    part = read_truth(replace(table, image_ids=some, images=2), path.parent / 'ann.json', ['cat'])
+    assert part.image_ids.tolist() == some
+    with pytest.raises(ConfigError, match="'dog' is not a class of the precision table"):
+        read_truth(table, classes=['dog'])
+    with pytest.raises(DataError, match='about 39 images, but annotation file .* lists 40, and some have no answers'):
+        read_truth(replace(table, images=39))
+    with pytest.raises(DataError, match='about 1 images, but annotation file .* lists none of them'):
+        read_truth(replace(table, image_ids=[-1], images=1))
 
 
 @pytest.mark.parametrize('change, words', [

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from mmengine.config import Config
 
 import tinysaver_det.engine.precision_table as module
+from tinysaver_det.analysis.precision import Criterion, PrecisionTable, Variant, mean_aps, read_truth
 from tinysaver_det.analysis.records import read_ground_truth, read_results
 from tinysaver_det.engine.precision_runner import TorchRunner, held_bytes
 from tinysaver_det.engine.precision_table import Asked, parse_stage, precision_table, stages_of
@@ -56,10 +58,11 @@ def stage(tmp_path):
     return Asked('nano', dict(config=tiny_config(32), checkpoint=str(tmp_path / 'a.pth')))
 
 
-def test_a_stage_in_all_precisions(stage, photos, tmp_path, capsys):
+def test_a_stage_in_all_precisions(stage, photos, photo_copy, tmp_path, capsys):
     out = tmp_path / 'out'
     found = precision_table(str(out), stages=[stage], ann=str(photos.ann), folder=str(photos.folder),
-                            calibration=str(photos.folder), limits=dict(latency=1e6), **MEASURED)
+                            calibration=str(photo_copy.folder), limits=dict(latency=1e6), **MEASURED)
+    assert found.notes == [] and found.image_ids is None
     names = ['nano-float32', 'nano-bfloat16', 'nano-onnx-float32', 'nano-onnx-int8']
     assert [v.name for v in found.variants] == names
     assert found.skipped == ['float16 is skipped: this CPU does not']
@@ -94,6 +97,33 @@ def test_the_stages_of_a_cascade_and_its_data(config, tmp_path):
     assert all(c.low is None for c in found.contests)
 
 
+def test_images_that_the_data_set_leaves_out_and_some_classes(config, photos, tmp_path):
+    config.test_dataloader.dataset.indices = [1, 2, 5]
+    found = precision_table(str(tmp_path / 'out'), config, classes=['cat', 'dog'], precisions=['float32'],
+                            engines=['torch'], **MEASURED)
+    assert (found.images, found.image_ids, found.classes) == (3, [2, 3, 6], ('cat', 'dog'))
+    truth = read_truth(found)
+    boxes = [read_results(tmp_path / 'out' / v.results, truth) for v in found.variants]
+    for v in found.variants:
+        written = json.loads((tmp_path / 'out' / v.results).read_text())
+        assert {b['image_id'] for b in written} == {2, 3, 6} and {b['category_id'] for b in written} <= {1, 2}
+    assert [v.value for v in found.variants] == pytest.approx(mean_aps(truth, boxes, 1)[0], abs=1e-6)
+
+
+def test_what_is_evaluated_is_not_calibrated_on(photos, photo_copy):
+    notes, others = [], [str(p) for p in photo_copy.paths]
+    (photo_copy.folder / 'link.jpg').symlink_to(photos.paths[0])
+    given = [*others, str(photos.paths[3]), str(photo_copy.folder / 'link.jpg')]
+    assert module._unseen(given, [str(p) for p in photos.paths], notes) == others
+    assert notes == ['2 of 8 images for the ranges of int8 were left out, since mAP is measured on them']
+
+
+def test_int8_of_the_evaluated_images_is_refused(stage, photos, tmp_path):
+    with pytest.raises(ConfigError, match='int8 needs images on which its ranges are found, and not those of the test'):
+        precision_table(str(tmp_path), stages=[stage], ann=str(photos.ann), folder=str(photos.folder),
+                        calibration=str(photos.folder), precisions=['int8'], engines=['onnxruntime'], **MEASURED)
+
+
 def test_options_of_a_base_are_stages_of_one_scale(config):
     config.model.base.update(scales=[64, 96], speed=dict(fuse_conv_bn=True))
     config.model.update(threshold=None, routing=dict(type='SmallestScale', threshold=0.5, pixels=8))
@@ -120,6 +150,42 @@ def test_a_variant_that_cannot_start_is_named(stage, photos, tmp_path, in_this_p
     assert found.skipped == ['nano-bfloat16 is skipped: a process of the benchmark failed: no such operator']
     with pytest.raises(ConfigError, match='no variant is left: nano-bfloat16 is skipped'):
         precision_table(str(tmp_path), precisions=['bfloat16'], **settings)
+    with pytest.raises(ConfigError, match='the base nano-bfloat16 is not left: nano-bfloat16 is skipped: a process'):
+        precision_table(str(tmp_path), precisions=['float32', 'bfloat16'], base='nano-bfloat16', **dict(
+            settings, ann=str(photos.ann), with_map=True))
+
+
+def test_variants_of_one_name_are_refused(stage, photos, tmp_path, in_this_process):
+    in_this_process.setattr(module, '_exported', lambda asked, *args: [dict(name=f'{asked.name}-onnx-float32')])
+    with pytest.raises(ConfigError, match="two variants are called 'nano-onnx-float32'"):
+        precision_table(str(tmp_path), stages=[stage, Asked('nano-onnx', stage.stage)], folder=str(photos.folder),
+                        precisions=['float32'], with_map=False, **MEASURED)
+
+
+@pytest.mark.parametrize('criterion, contested', [('delta_c', {'delta_c', 'saved'}), ('saved', {'saved'})])
+def test_savers_contend_by_what_tells_more_than_their_cost(in_this_process, criterion, contested):
+    variants = [Variant(n, n, 'torch', 'float32', 1.0, latency, (latency, latency), 100.0, 10.0, 1000, 0.1)
+                for n, latency in (('saver', 1.0), ('base', 4.0))]
+    samples = np.linspace(0, 0.1, 5)
+
+    def select(truth, base, savers, *, samples, **more):
+        assert base == (None, 4.0) and savers == [(None, 1.0)]
+        samples.update(saver=dict(delta_c=np.full(6, -0.2), saved=np.full(6, 0.3)))
+        return SimpleNamespace(criterion=criterion)
+
+    in_this_process.setattr(module, 'select_savers', select)
+    table = PrecisionTable(variants, [], 6, 6, 1, 1, 'a machine')
+    by_map = Criterion('mAP', dict(saver=0.2, base=0.5), dict(saver=samples, base=samples), 0.9)
+    found = module._judged(table, None, dict.fromkeys(['saver', 'base']), by_map, {}, None, 6)
+    assert {c.criterion for c in found.contests if c.role == 'saver'} == contested and found.base == 'base'
+
+
+def test_an_error_in_use_names_the_variant():
+    def fail(*args, **kwargs):
+        raise ConfigError('it ended')
+
+    with pytest.raises(ConfigError, match='nano-int8 cannot be measured: it ended'):
+        module._run(dict(name='nano-int8', worker=SimpleNamespace(run=fail)), ['a.jpg'])
 
 
 @pytest.mark.parametrize('settings, words', [
@@ -135,6 +201,9 @@ def test_a_variant_that_cannot_start_is_named(stage, photos, tmp_path, in_this_p
     (dict(limits=dict(latency=0)), 'the most latency must be above 0, but got 0'),
     (dict(base='nano'), "'nano' is not a variant that is measured here"),
     (dict(rounds=0), '--rounds must be at least 1, but got 0'),
+    (dict(stages=[Asked('nano', dict(config=tiny_config(32)))]), 'stage nano has no checkpoint, so its mAP would'),
+    (dict(points=1), '--points must be at least 2, but got 1'),
+    (dict(seed=-1), '--seed must be at least 0, but got -1'),
     (dict(resamples=0), '--resamples must be at least 1, but got 0'),
     (dict(drop=-1), '--max-map-drop must be at least 0, but got -1')])
 def test_what_is_refused(stage, photos, tmp_path, settings, words):

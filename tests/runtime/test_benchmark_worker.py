@@ -15,7 +15,7 @@ class Scripted:
     """Says what it got; holds memory while it runs."""
 
     def __init__(self, megabytes=0, fail=''):
-        self.megabytes, self.fail = megabytes, fail
+        self.megabytes, self.fail, self.facts = megabytes, fail, dict(idle=1.5)
 
     def __call__(self, images, knob):
         if self.fail == 'exit' and len(images) > 1:
@@ -35,7 +35,7 @@ def test_batches_are_timed_and_answers_come_in_order():
         without = worker.run(['a', 'b', 'c'], 2, 0.75)
     assert found['answers'] == [('a', 0.75, True), ('b', 0.75, True), ('c', 0.75, False)]
     assert len(found['seconds']) == 2 and (found['seconds'] > 0).all()
-    assert without['answers'] == []
+    assert without['answers'] == [] and without['facts'] == dict(idle=1.5)
     assert 60 < found['memory'] - alone['memory'] < 100
 
 

@@ -13,7 +13,7 @@ from ..names import refuse_unknown
 from .bootstrap import resamples
 from .evaluator import RoutedEvaluator
 from .matching import match
-from .records import GroundTruth, Results, read_results
+from .records import GroundTruth, Results, read_ground_truth, read_results
 from .walk import Walk
 
 #: What a budget may be of: units as they are shown, and how many of a variant's own make one.
@@ -32,12 +32,13 @@ class Variant:
         stage (str): Of the detector at its size.
         engine (str): 'torch' or 'onnxruntime'.
         precision (str): In which its weights are held: 'float32', 'bfloat16', 'float16' or 'int8'.
-        gflops (float): Per image, 1 multiply-add = 1; the same in all precisions.
+        gflops (float): Per image, 1 multiply-add = 1, a mean over those that are timed; the same in all precisions.
         latency (float): Milliseconds for one image, from its file to the boxes: median over all images and rounds.
         latency_range (tuple[float, float]): The least and the largest of the rounds' medians.
         memory (float): The most that its process held, in MiB.
         added_memory (float): Of that what was not there before it was loaded (libraries are).
-        weights (int): Bytes of what it holds beside activations.
+        weights (int): Bytes of its weights: of torch all parameters and buffers as they are held, of onnxruntime the
+            constants of its graph.
         start (float): Seconds from the start of its process to the first answer.
         results (str | None): File of its boxes, beside the table's.
         value (float | None): Its mAP; None without annotations.
@@ -71,7 +72,8 @@ class Choice:
     Attributes:
         limits (dict): By the names of :data:`COSTS`.
         best (str | None): It; None where none fits.
-        alike (list[str]): Others within the limits than which it is not surely better.
+        alike (list[str]): Others within the limits than which it is not surely better. One of these may have a value
+            that is higher by less than :data:`SAME`, since the faster of two such is named as the best.
         nearest (str | None): Where none fits, the one that exceeds the limits least.
     """
 
@@ -93,7 +95,7 @@ class Contest:
         low, high (str | None): The variants; None where none fits.
         ahead (float | None): By how much the low one is better; below 0 it is worse.
         ahead_interval (tuple[float, float] | None): Over resampled images.
-        winner (str | None): The surely better one; None: no difference that these images show.
+        winner (str | None): The surely better one, or the only one; None: no difference that these images show.
         verdict (str): That in words.
     """
 
@@ -128,6 +130,8 @@ class PrecisionTable:
         choices (list[Choice]): For the limits that were asked for.
         contests (list[Contest]): For all budgets.
         selection (Selection | None): All variants that are cheaper than the base, as its savers, by latency.
+        image_ids (list[int] | None): Of the annotation file's images those that were answered; None: all.
+        notes (list[str]): Sentences about the images and weights that figures depend on.
     """
 
     variants: list
@@ -147,6 +151,8 @@ class PrecisionTable:
     choices: list = field(default_factory=list)
     contests: list = field(default_factory=list)
     selection: Optional[object] = None
+    image_ids: Optional[list] = None
+    notes: list = field(default_factory=list)
 
     def variant(self, name: str) -> Variant:
         """One by its name.
@@ -175,6 +181,30 @@ def read_precisions(path) -> PrecisionTable:
     if not known or table.annotations is None:
         raise DataError(f'{path} was made with --no-map, so it has no boxes to rank by: make it without')
     return table
+
+
+def read_truth(table: PrecisionTable, ann=None, classes: Optional[Sequence[str]] = None) -> GroundTruth:
+    """The annotations that a table's figures are about: of the images that were answered, and its classes.
+
+    Args:
+        table: It.
+        ann: The annotation file, where that of the table has moved.
+        classes: Some of the table's.
+
+    Raises:
+        ConfigError: A class that the table is not about.
+        DataError: Annotations of other images.
+    """
+    if classes is not None and table.classes is not None:
+        refuse_unknown(classes, list(table.classes), 'a class of the precision table')
+    truth = read_ground_truth(ann or table.annotations, classes or table.classes)
+    if table.image_ids is not None:
+        truth = truth.take(np.flatnonzero(np.isin(truth.image_ids, table.image_ids)))
+    if not 0 < len(truth) <= table.images:
+        raise DataError(f'the precision table is about {table.images} images, but annotation file {truth.path} lists '
+                        + (f'{len(truth)}, and some have no answers' if len(truth) else 'none of them')
+                        + ': name that which it was made with')
+    return truth
 
 
 def read_candidates(table: PrecisionTable, path, truth: GroundTruth, base: Optional[str] = None,
@@ -309,15 +339,15 @@ def contests(variants: Sequence[Variant], criterion: Criterion, role: str,
 def _contest(by_name, criterion, role, cost, budget, low, high):
     if low is None or high is None:
         return Contest(role, criterion.name, cost, budget, low, high, None, None, low or high,
-                       f'only in {by_name[low or high].precision}')
+                       'only in a low precision' if high is None else f'only in {FULL}')
     ahead, interval_ = criterion.ahead(low, high)
     winner = low if interval_[0] > 0 else high if interval_[1] < 0 else None
     verdict = 'no difference that these images show'
     if winner is not None:
         other = by_name[high if winner == low else low]
         winning = by_name[winner]
-        size = 'the larger model' if winning.gflops > other.gflops else \
-            'the smaller model' if winning.gflops < other.gflops else 'the same model'
+        size = 'the same detector' if winning.stage == other.stage else \
+            'the larger detector' if winning.gflops > other.gflops else \
+            'the smaller detector' if winning.gflops < other.gflops else 'a detector of equal GFLOPs'
         verdict = f'{size} in {winning.precision}'
     return Contest(role, criterion.name, cost, budget, low, high, float(ahead), interval_, winner, verdict)
-

@@ -20,14 +20,15 @@ from ..analysis.bootstrap import interval
 from ..analysis.precision import Criterion, PrecisionTable, Variant, best_within, contests, mean_aps, shown_latency
 from ..analysis.record_files import ResultsWriter
 from ..analysis.record_images import images_of_annotations
-from ..analysis.records import Results, coco_boxes, read_ground_truth
+from ..analysis.records import GroundTruth, Results, coco_boxes, positions, read_ground_truth
 from ..analysis.selection import select_savers
 from ..checks import check_least
 from ..command import Steps, progress_bar
 from ..datasets.transforms.scales import at_scale
 from ..errors import ConfigError, ExportError
+from ..export.check import check_inputs
 from ..export.costs import counted_gflops
-from ..export.export import write_stage
+from ..export.export import RAW, write_stage
 from ..export.graphs import require_packages
 from ..export.images import Inputs, spread
 from ..export.preprocess import fixed_shape, preprocess_of
@@ -36,6 +37,7 @@ from ..files import whole_file
 from ..image_files import image_files
 from ..models import Stage
 from ..models.packed import load_detector
+from ..models.precision import PRECISIONS as HELD
 from ..models.precision import lacking_precision
 from ..names import refuse_unknown, shown
 from ..runtime.benchmark_worker import Worker
@@ -45,11 +47,25 @@ from .benchmark import runs_alone
 from .evaluate import dataset_annotations, prepare_data
 from .record_images import images_of_config
 
-PRECISIONS = ('float32', 'bfloat16', 'float16', 'int8')
-ENGINES = dict(torch=('float32', 'bfloat16', 'float16'), onnxruntime=('float32', 'int8'))
+PRECISIONS = (*HELD, 'int8')
+ENGINES = dict(torch=HELD, onnxruntime=('float32', 'int8'))
 CALIBRATION = 100  # images on which the ranges of int8 are found, at most
 TURN = 8  # images that a variant is timed on before the next one's turn
-RAW = 4  # images on which a graph is compared with its detector
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """What is detected in.
+
+    Attributes:
+        paths: Of the files.
+        truth: Their annotations, in this order; None without mAP.
+        image_ids: Theirs, where the annotation file lists others, too.
+    """
+
+    paths: list
+    truth: Optional[GroundTruth] = None
+    image_ids: Optional[list] = None
 
 
 @dataclass(frozen=True)
@@ -124,9 +140,9 @@ def precision_table(out: str, cfg: Optional[Config] = None, stages: Sequence[Ask
         stages: More of them.
         ann: COCO annotations of images in ``folder``, in place of the config's.
         folder: Of images.
-        classes: Target classes; all that the annotations have by default.
+        classes: Target classes, where there is mAP; by default all that the annotations, or the config's, have.
         calibration: Folder of images on which the ranges of int8 are found; by default those of the config's
-            val_dataloader, if they are others than the test's.
+            val_dataloader. Where there is mAP, the images that it is measured on are left out.
         precisions, engines: Of :data:`PRECISIONS` and :data:`ENGINES`.
         with_map: Whether all images are answered and mAP is given; else only ``num_images`` are timed.
         num_images, rounds, threads: How much to time, and cores of each process.
@@ -143,7 +159,8 @@ def precision_table(out: str, cfg: Optional[Config] = None, stages: Sequence[Ask
     for name, value in (('--rounds', rounds), ('--num-images', num_images), ('--threads', threads),
                         ('--resamples', resamples)):
         check_least(name, value, 1)
-    check_least('--max-map-drop', drop, 0)
+    for name, value, least in (('--points', points, 2), ('--max-map-drop', drop, 0), ('--seed', seed, 0)):
+        check_least(name, value, least)
     for name, value in (limits or {}).items():
         if not value > 0:
             raise ConfigError(f'the most {name} must be above 0, but got {value:g}')
@@ -154,12 +171,15 @@ def precision_table(out: str, cfg: Optional[Config] = None, stages: Sequence[Ask
     wanted, skipped = _wanted(precisions, engines)
     images, stages, calibrated = _data(cfg, list(stages), ann, folder, classes, calibration, with_map, num_images,
                                        quiet)
+    paths, truth, target = images.paths, images.truth, None
+    notes = [] if truth is None else list(truth.notes)
+    if truth is not None and calibrated:
+        calibrated = _unseen(calibrated, paths, notes)
+    calibrated = spread(calibrated, CALIBRATION)
     if ('onnxruntime', 'int8') in wanted and not calibrated:
         raise ConfigError('int8 needs images on which its ranges are found, and not those of the test: name a folder '
                           'with --calibration FOLDER, or leave int8 out of --precisions')
     os.makedirs(out, exist_ok=True)  # says now that it cannot be made
-    paths, truth = (images, None) if not with_map else (list(images.paths), images.truth)
-    target = None
     if truth is not None:
         truth.require_objects()
         target = truth.classes
@@ -167,7 +187,8 @@ def precision_table(out: str, cfg: Optional[Config] = None, stages: Sequence[Ask
     with tempfile.TemporaryDirectory(prefix='tinysaver-precision.') as graphs, contextlib.ExitStack() as stack, \
             progress_bar('precisions', quiet) as shown_progress:
         prepared = [p for asked in stages for p in _prepared(asked, target, wanted, paths[:num_images], calibrated,
-                                                             graphs, threads, skipped)]
+                                                             graphs, threads, skipped, notes)]
+        _refuse_twice([one['name'] for one in prepared], 'variants')
         if base is not None:
             refuse_unknown([base], [one['name'] for one in prepared], 'a variant that is measured here')
         turns = -(-min(num_images, len(paths)) // TURN)
@@ -175,8 +196,10 @@ def precision_table(out: str, cfg: Optional[Config] = None, stages: Sequence[Ask
         prepared = [one for one in prepared if _started(one, stack, threads, paths[0], skipped, steps)]
         if not prepared:
             raise ConfigError('no variant is left: ' + '; '.join(skipped))
+        if base not in (None, *(one['name'] for one in prepared)):
+            raise ConfigError(f'the base {base} is not left: ' + '; '.join(skipped))
         for one in prepared if truth is not None else ():
-            one['answers'] = [d for _, d in one['worker'].run(paths, 1, None, answers=True)['answers']]
+            one['answers'] = [d for _, d in _run(one, paths, answers=True)['answers']]
             steps()
         _time(prepared, paths[:num_images], rounds, steps)
     for one in prepared if truth is not None else ():
@@ -193,7 +216,7 @@ def precision_table(out: str, cfg: Optional[Config] = None, stages: Sequence[Ask
                          None if samples is None else samples[:, k], certainty) for k, one in enumerate(prepared)]
     table = PrecisionTable(variants, skipped, len(paths), min(num_images, len(paths)), rounds, threads, made,
                            None if truth is None else osp.abspath(truth.path), target, drop=drop, resamples=resamples,
-                           certainty=certainty, seed=seed)
+                           certainty=certainty, seed=seed, image_ids=images.image_ids, notes=notes)
     if truth is None:
         return table
     found = {one['name']: one['results'] for one in prepared}
@@ -223,35 +246,55 @@ def _wanted(precisions, engines):
 
 
 def _data(cfg, stages, ann, folder, classes, calibration, with_map, num_images, quiet):
-    """The images (RecordImages, or paths without mAP), all stages, and paths of calibration images."""
+    """The :class:`Images`, all stages, and paths of all calibration images."""
     if cfg is not None:
         detector = load_detector(cfg, None, 'cpu')
         stages = [*stages_of(cfg, detector), *stages]
     if not stages:
         raise ConfigError('there is no stage to measure: give the CONFIG of a cascade, or --stage NAME=CONFIG')
-    names = [s.name for s in stages]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f'two stages are called {name!r}, so their variants could not be told apart: give each '
-                              'a name of its own')
-    calibrated = [] if calibration is None else spread(image_files(calibration), CALIBRATION)
+    _refuse_twice([s.name for s in stages], 'stages')
+    calibrated = [] if calibration is None else image_files(calibration)
     if cfg is not None and calibration is None:
         calibrated = _of_validation(cfg, detector, quiet)
     if folder is not None and (ann is not None or not with_map):
         if not with_map:
-            return image_files(folder)[:num_images], stages, calibrated
-        known = read_ground_truth(ann, classes).classes
-        return images_of_annotations(folder, ann, known), stages, calibrated
+            return Images(image_files(folder)[:num_images]), stages, calibrated
+        known = read_ground_truth(ann, classes)
+        images = images_of_annotations(folder, ann, known.classes)
+        return _answered(images, images.truth, len(known)), stages, calibrated
     if cfg is None or ann is not None or folder is not None:
         raise ConfigError('annotated images are missing: give --ann FILE and --images FOLDER (or the latter alone with '
                           '--no-map), or the CONFIG of a cascade with a test data set')
     images = images_of_config(cfg, detector, quiet)
     if not with_map:
-        return list(images.paths[:num_images]), stages, calibrated
+        return Images(list(images.paths[:num_images])), stages, calibrated
     if images.truth is None or not images.annotated:
         raise ConfigError('the test data set of the config has no annotations to measure mAP with: give --ann FILE and '
                           '--images FOLDER, or --no-map')
-    return images, stages, calibrated
+    truth = images.truth if classes is None else images.truth.only(classes)
+    answered = positions(np.array(images.ids), truth.image_ids)[0]  # a data set may leave some of its file's out
+    return _answered(images, truth.take(answered), len(truth)), stages, calibrated
+
+
+def _answered(images, truth, listed):
+    return Images(list(images.paths), truth, None if len(truth) == listed else truth.image_ids.tolist())
+
+
+def _refuse_twice(names, what):
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f'two {what} are called {name!r}, so they could not be told apart: give each stage a '
+                              'name of its own')
+
+
+def _unseen(calibrated, evaluated, notes):
+    """The calibration images without those that mAP is measured on, of which a sentence in ``notes`` tells."""
+    evaluated = {osp.realpath(p) for p in evaluated}
+    found = [p for p in calibrated if osp.realpath(p) not in evaluated]
+    if len(found) < len(calibrated):
+        notes.append(f'{len(calibrated) - len(found)} of {len(calibrated)} images for the ranges of int8 were left '
+                     'out, since mAP is measured on them')
+    return found
 
 
 def _of_validation(cfg, detector, quiet):
@@ -264,13 +307,18 @@ def _of_validation(cfg, detector, quiet):
     prepare_data(own, quiet)
     if not osp.isfile(dataset_annotations(own)):
         return []
-    return spread(list(images_of_config(own, detector, quiet).paths), CALIBRATION)
+    return list(images_of_config(own, detector, quiet).paths)
 
 
-def _prepared(asked, classes, wanted, images, calibrated, graphs, threads, skipped):
+def _prepared(asked, classes, wanted, images, calibrated, graphs, threads, skipped, notes):
     """What is needed to start each variant of a stage; those that cannot be made are named in ``skipped``."""
     name, stage = f'stage {asked.name}', asked.stage
     built = Stage(name, stage)
+    if not built.loaded and classes is not None:
+        raise ConfigError(f'{name} has no checkpoint, so its mAP would say nothing: name it with --stage NAME=CONFIG,'
+                          "CHECKPOINT or in the cascade's config, or give --no-map")
+    if not built.loaded:
+        notes.append(f'{name} has no checkpoint: its weights are random')
     if classes is not None:
         built.set_target(classes)
     model = built.detach_model().eval()
@@ -288,20 +336,22 @@ def _prepared(asked, classes, wanted, images, calibrated, graphs, threads, skipp
     own = [p for e, p in wanted if e == 'onnxruntime']
     if own:
         try:
-            found += _exported(asked, built, model, own, inputs[:RAW], calibrated, graphs, threads, gflops, skipped)
+            found += _exported(asked, built, model, own, images, inputs[:RAW], calibrated, graphs, threads, gflops,
+                               skipped)
         except ExportError as e:
             skipped.append(f'{asked.name} is skipped with onnxruntime: {e}')
     return found
 
 
-def _exported(asked, built, model, precisions, inputs, calibrated, graphs, threads, gflops, skipped):
+def _exported(asked, built, model, precisions, images, inputs, calibrated, graphs, threads, gflops, skipped):
     (scale, _), key = built.pipelines[-1], asked.name
     transforms = read_stage_config(asked.stage, built.name).test_pipeline
     transforms = transforms if scale is None else at_scale(transforms, scale, built.name)
     option = OptionFile(stage=key, name=key if scale is None else f'{key} {shown(scale)}', scale=scale,
                         size=built.size, preprocess=preprocess_of(transforms, model, built.name))
-    file, run, _ = write_stage(graphs, key, model, [inputs], fixed_shape(option.preprocess), built.label_map, None, key,
-                               threads)
+    check_inputs(option, images, inputs)
+    file, *_ = write_stage(graphs, key, model, [inputs], fixed_shape(option.preprocess), built.label_map, None, key,
+                           threads)
     paths = {'float32': osp.join(graphs, file.graph)}
     if 'int8' in precisions:
         path = osp.join(graphs, f'{key}.int8.onnx')
@@ -317,7 +367,7 @@ def _exported(asked, built, model, precisions, inputs, calibrated, graphs, threa
 
 
 def constant_bytes(path: str) -> int:
-    """Bytes of all constants of an ONNX graph."""
+    """Bytes of the initializers of an ONNX graph: of its weights, and of an int8 one scales and zero points, too."""
     import onnx
     from onnx import numpy_helper
 
@@ -336,17 +386,25 @@ def _started(one, stack, threads, image, skipped, steps):
     return True
 
 
+def _run(one, images, answers=False):
+    """What the process of a variant gives; an error there is told with the variant's name."""
+    try:
+        return one['worker'].run(images, 1, None, answers=answers)
+    except ConfigError as e:
+        raise ConfigError(f'{one["name"]} cannot be measured: {e}') from e
+
+
 def _time(prepared, images, rounds, steps):
     """Fill in ``seconds`` (rounds, images), ``memory`` and ``facts`` of each variant."""
     for one in prepared:
-        one['worker'].run(images, 1, None)  # what only the first run of a shape takes
+        _run(one, images)  # what only the first run of a shape takes
         one.update(seconds=[[] for _ in range(rounds)], memory=0.0)
     rng = np.random.default_rng(0)
     for r in range(rounds):
         for start in range(0, len(images), TURN):
             for k in rng.permutation(len(prepared)):  # none always runs behind the same one
                 one = prepared[k]
-                found = one['worker'].run(images[start:start + TURN], 1, None)
+                found = _run(one, images[start:start + TURN])
                 one['seconds'][r] += found['seconds'].tolist()
                 one['memory'], one['facts'] = max(one['memory'], found['memory']), found['facts']
                 steps()
@@ -378,7 +436,8 @@ def _judged(table, truth, results, by_map, limits, base, points):
             [(results[v.name], shown_latency(v)) for v in cheaper],
             drop=table.drop, count=table.resamples, points=points, certainty=table.certainty, seed=table.seed,
             unit='ms', samples=samples)
-        for name, sign in (('delta_c', -1), ('saved', 1)):
+        # Where no saver matches the base, delta-C only tells which is cheapest, and is no contest.
+        for name, sign in (('delta_c', -1), ('saved', 1))[selection.criterion == 'saved':]:
             found += contests(cheaper, Criterion(
                 name, {v: sign * float(s[name][0]) for v, s in samples.items()},
                 {v: sign * s[name][1:] for v, s in samples.items()}, table.certainty), 'saver', ['latency'])

@@ -14,7 +14,7 @@ from .selection_report import print_selection
 from .summary import plain
 
 PICTURE = 'precision.png'
-CRITERIA = dict(mAP='mAP', delta_c='delta-C', saved='ms saved')
+CRITERIA = dict(mAP='mAP', delta_c='delta-C', saved='share of ms saved')
 MARKERS = dict(float32='o', bfloat16='s', float16='D', int8='^')
 
 
@@ -29,10 +29,13 @@ def print_precisions(table: PrecisionTable) -> None:
     if table.contests:
         out.print(contests_table(table))
         text = ('ahead: by how much the best in a low precision is better than the best in float32 within the budget '
-                f'(below 0: worse), with its {table.certainty:.0%} interval over {table.resamples} resamples of the '
-                'images; latency is taken as it was measured')
+                f'(below 0: worse; a lower delta-C is better), with its {table.certainty:.0%} interval over '
+                f'{table.resamples} resamples of the images. Larger: of more GFLOPs, by its network or by its input. '
+                'Latency is taken as it was measured, and an image that is handed over costs what both take, each from '
+                'the file. Each interval stands by itself, and the two of a row were found best on these same images')
         if len({v.engine for v in table.variants}) > 1:
-            text += '. Both engines compete; name one with --engines to see what precision alone does'
+            text += ('. Both engines compete, also as a saver and a base that no single cascade runs; name one with '
+                     '--engines to see what precision alone does')
         out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -60,7 +63,7 @@ def variants_table(table: PrecisionTable) -> Table:
 
 def contests_table(table: PrecisionTable) -> Table:
     """A rich table: by role, criterion and budget what is best in a low precision, what in float32, and what wins."""
-    shown = Table(title=f'a larger model in a low precision, or a smaller one in float32? (savers for '
+    shown = Table(title=f'a larger detector in a low precision, or a smaller one in float32? (savers for '
                         f'{escape(table.base)})', title_justify='left')
     for head in ('as', 'by', 'budget', 'low precision', 'float32', 'ahead', f'{table.certainty:.0%}', 'better'):
         shown.add_column(head, justify='right' if head in ('budget', 'ahead') else 'left')
@@ -82,7 +85,7 @@ def sentences(table: PrecisionTable) -> list:
     """Sentences that belong under the table of variants."""
     texts = [f'{table.machine}. ms: from the file of one image to its boxes. MiB: the most that its process held; '
              'added: of that what was not there before the model was loaded. torch: convolutions have taken over their '
-             'norms; onnx: the graph of an export, in onnxruntime.', *table.skipped]
+             'norms; onnx: the graph of an export, in onnxruntime.', *table.skipped, *table.notes]
     for choice in table.choices:
         limits = ' and '.join(f'{limit:g} {COSTS[k][0]} of {k}' for k, limit in choice.limits.items())
         if choice.best is None:
@@ -92,7 +95,8 @@ def sentences(table: PrecisionTable) -> list:
             continue
         best = table.variant(choice.best)
         texts.append(f'Within {limits} the best is {best.name} with mAP {best.value:.4f}'
-                     + (f'; these images show no difference from {", ".join(choice.alike)}.' if choice.alike else '.'))
+                     + (f'; these images do not show it to be better than {" or ".join(choice.alike)}.'
+                        if choice.alike else '.'))
     return texts
 
 
@@ -126,7 +130,8 @@ def plot_precisions(table: PrecisionTable, path: str) -> None:
         axes.plot([v.latency for v in own], [v.value for v in own], color=color, linewidth=1, zorder=1)
         for v in own:
             low, high = v.value_interval
-            axes.errorbar(v.latency, v.value, [[v.value - low], [high - v.value]], color=color, alpha=0.35, zorder=0)
+            axes.errorbar(v.latency, v.value, [[max(0.0, v.value - low)], [max(0.0, high - v.value)]], color=color,
+                          alpha=0.35, zorder=0)
             axes.scatter(v.latency, v.value, s=55, marker=MARKERS[v.precision], edgecolor=color, zorder=2,
                          color=color if v.engine == 'torch' else 'white')
         axes.annotate(stage.replace('$', r'\$'), (own[0].latency, own[0].value), (7, -13), textcoords='offset points',

@@ -17,6 +17,7 @@ from typing import Optional
 import numpy as np
 
 from ..errors import ConfigError
+from ..machine import forget_most_memory, most_memory
 from ..routing import build_policy, without_budget
 from .bundle import Bundle
 from .cascade import Cascade
@@ -159,7 +160,7 @@ def _answer(out, found):
 
 
 def _measured(runner, images, batch_size, knob, answers=False):
-    _reset_peak()
+    forget_most_memory()
     seconds, found = [], []
     for start in range(0, len(images), batch_size):
         began = time.perf_counter()
@@ -167,27 +168,7 @@ def _measured(runner, images, batch_size, knob, answers=False):
         seconds.append(time.perf_counter() - began)
         if answers:
             found += batch
-    return dict(seconds=np.array(seconds), memory=_peak(), answers=found, facts=getattr(runner, 'facts', {}))
-
-
-def _reset_peak():
-    """Let the kernel forget the most memory that this process held until now, where it can."""
-    try:
-        with open('/proc/self/clear_refs', 'w') as f:
-            f.write('5')
-    except OSError:
-        pass
-
-
-def _peak():
-    """The most memory that this process held, in MiB."""
-    try:
-        with open('/proc/self/status') as f:
-            return next(int(line.split()[1]) / 1024 for line in f if line.startswith('VmHWM'))
-    except (OSError, StopIteration):
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == 'darwin' else 1 << 10)
+    return dict(seconds=np.array(seconds), memory=most_memory(), answers=found, facts=getattr(runner, 'facts', {}))
 
 
 def _unused(images):

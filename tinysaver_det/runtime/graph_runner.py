@@ -7,7 +7,7 @@ import numpy as np
 
 from ..machine import held_memory
 from .bundle import OptionFile, StageFile
-from .graph import Graph
+from .graph import Graph, onnxruntime
 from .images import read_image
 from .postprocess import BoxChooser
 from .preprocess import InputMaker
@@ -23,12 +23,13 @@ class GraphRunner:
         threads: Of onnxruntime.
 
     Attributes:
-        facts (dict): ``idle``: MiB that the process held before the graph was loaded.
+        facts (dict): ``idle``: MiB that the process held, libraries among it, before the graph was loaded.
     """
 
     def __init__(self, path: str, option: OptionFile, stage: StageFile, threads: int):
         self._maker = InputMaker(option.preprocess, option.name)
         self._chooser = BoxChooser(stage.postprocess, stage.labels, stage.name)
+        onnxruntime()  # is imported, so that it does not count as the graph's
         self.facts = dict(idle=held_memory())
         self._graph = Graph(path, stage.name, ['CPU'], threads)
 
