@@ -99,6 +99,21 @@ def dataset_type(cfg: Config, dataset: dict) -> Optional[type]:
         return datasets.get(kind)
 
 
+def innermost_datasets(dataset: dict) -> list:
+    """The data sets within those that wrap, repeat or join others, in a config: itself where it does none of that."""
+    if dataset.get('datasets'):
+        return [found for part in dataset['datasets'] for found in innermost_datasets(part)]
+    return innermost_datasets(dataset['dataset']) if dataset.get('dataset') else [dataset]
+
+
+def add_imports(cfg: Config, *modules: str) -> None:
+    """Let a config import modules beside those that it does."""
+    custom = cfg.get('custom_imports') or {}
+    names = custom.get('imports') or []
+    names = [names] if isinstance(names, str) else list(names)
+    cfg.custom_imports = {'allow_failed_imports': False, **custom, 'imports': [*dict.fromkeys([*names, *modules])]}
+
+
 def config_classes(cfg: Config, of_type: bool = True) -> Optional[Sequence[str]]:
     """The class names of a config's test data set: its ``metainfo``, else those of the data set's type, else None.
 
@@ -106,9 +121,7 @@ def config_classes(cfg: Config, of_type: bool = True) -> Optional[Sequence[str]]
         cfg: The config.
         of_type: Whether those of the type count.
     """
-    dataset = cfg.get('test_dataloader', {}).get('dataset') or {}
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
+    dataset = innermost_datasets(cfg.get('test_dataloader', {}).get('dataset') or {})[0]
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None and of_type:
         classes = getattr(dataset_type(cfg, dataset), 'METAINFO', {}).get('classes')
@@ -149,4 +162,4 @@ def _test_pipeline(cfg, stage, name):
 
 def _label(stage):
     config = stage.get('config', 'the inline model')
-    return 'the inline config' if isinstance(config, dict) else str(config)
+    return 'the inline config' if isinstance(config, (dict, Config)) else str(config)

@@ -20,9 +20,9 @@ def main(argv=None):
     parser.add_argument('--out', metavar='DIR', required=True, help='folder for the savers: DIR/G with config.py, '
                         'weights.pth and pruning.json; what is there is gone on with')
     parser.add_argument('--train', metavar='CONFIG', help="mmdet config that trains the saver (default: the saver's "
-                        'own)')
+                        'own); its images also tell which channels matter')
     parser.add_argument('--epochs', type=int, metavar='N', help="for how many to train (default: the config's); 0: not "
-                        'at all')
+                        'at all, and without --train the sizes of the weights tell which channels matter')
     parser.add_argument('--ignore', action='append', default=[], metavar='PATH', help='leave the layers of this module '
                         'as wide as they are, such as backbone.stage4')
     parser.add_argument('--round-to', type=int, default=4, metavar='N',

@@ -13,6 +13,7 @@ from tinysaver_det.engine.distill import distill
 from tinysaver_det.engine.distilled_config import _with_leaves, save_config, set_num_classes, training_config
 from tinysaver_det.errors import ClassesError, ConfigError, DataError, RecordError
 from tinysaver_det.models import Stage
+from tinysaver_det.models.pruned_detector import pruned_config
 
 from ..conftest import CLASSES, tell_apart, tiny_cascade, tiny_config
 from ..models.scripted import stage
@@ -133,6 +134,13 @@ def test_annotations_choose_the_score_and_list_the_images(asked):
     assert {i['id']: (i['height'], i['width']) for i in asked.read('held')['images'] + asked.read('labels')['images']
             }[4] == (50, 120)  # of the files, where the annotations do not say
 
+    content = json.loads(asked.photos.ann.read_text())
+    asked.photos.ann.write_text(json.dumps(dict(content, categories=content['categories'][:2], annotations=[
+        a for a in content['annotations'] if a['category_id'] < 3])))
+    found = asked.run(score=None, images=None, annotations=str(asked.photos.ann), held=0.6, restart=True)
+    assert found.agreement[0] == 1  # the file says nothing of buses, so that the box of 0.3 is no mistake
+    assert boxes(asked.read('labels')) | boxes(asked.read('held')) == {b for b in ALL if b[0] != 6}
+
 
 def test_agreement_with_the_saver_chooses_else(asked):
     with pytest.raises(DataError, match='base and the saver agree on no box of the held images.*give --score'):
@@ -144,7 +152,8 @@ def test_agreement_with_the_saver_chooses_else(asked):
 
 def test_annotated_images_beside(asked):
     content = json.loads(asked.photos.ann.read_text())
-    asked.photos.ann.write_text(json.dumps(dict(content, categories=content['categories'][::-1])))
+    asked.photos.ann.write_text(json.dumps(dict(content, categories=content['categories'][::-1], annotations=[
+        dict(a, area=0) for a in content['annotations']])))  # which mmdet would leave out
     found = asked.run(annotated=[(str(asked.photos.ann), str(asked.photos.folder))])
     assert found.annotated == [6]
     cfg = Config.fromfile(found.config)
@@ -208,6 +217,35 @@ def test_folders_that_do_not_do(asked, tmp_path):
     with pytest.raises(RecordError, match='was begun with .*classes'):
         asked.run(classes=['cat'])
     assert asked.run(classes=['cat'], restart=True).classes == ('cat',)
+
+
+def test_images_that_are_not_beside_their_annotations(asked, tmp_path):
+    (tmp_path / 'annotations').mkdir()
+    moved = asked.photos.ann.rename(tmp_path / 'annotations' / 'ann.json')
+    with pytest.raises(DataError, match='there is no image .*if the images are elsewhere, name their folder with --im'):
+        asked.run(images=None, annotations=str(moved))
+
+
+def test_no_soft_label(asked):
+    with pytest.raises(DataError, match='has a score of 0.95 or more, .*--floor 0.[0-9]+ gives [0-9]'):
+        asked.run(labels='soft', floor=0.95)
+
+
+def test_weights_that_a_config_fetches(asked):
+    asked.cfg.model.saver.config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='nowhere.pth')
+    found = asked.run()
+    assert found.start == "the saver's weights" and 'init_cfg' not in Config.fromfile(found.config).model.backbone
+    found = asked.run(from_scratch=True)
+    assert found.start == 'random weights but for those that an init_cfg of its config fetches'
+    assert Config.fromfile(found.config).model.backbone.init_cfg.checkpoint == 'nowhere.pth'
+
+
+def test_a_pruned_saver_keeps_its_classes(asked):
+    config = asked.cfg.model.saver.config
+    config.model = pruned_config(config.model, {})
+    assert asked.run().start == "the saver's weights"
+    with pytest.raises(ConfigError, match='the saver is a pruned one, .*classes cat, dog, bus, ... and not for bus: '):
+        asked.run(classes=['bus'])
 
 
 def test_a_base_without_weights(asked):

@@ -330,6 +330,22 @@ def test_two_processes_share_a_folder(asked, tmp_path, capsys):
         asked.run(asked.out, part=(1, 2))
 
 
+def test_images_of_a_folder_that_annotations_list(asked, photo_copy, tmp_path, monkeypatch):
+    found = json.loads(photo_copy.ann.read_text())
+    few = tmp_path / 'few.json'
+    few.write_text(json.dumps(dict(
+        categories=[dict(id=7, name='bus'), dict(id=9, name='cat')], annotations=[],
+        images=[i for i in found['images'][::-1] if i['id'] in (1, 2, 4)])))
+    said = []
+    monkeypatch.setattr(module, 'print_log', lambda text, *args: said.append(text))
+    assert asked.run(asked.out, images=str(photo_copy.folder), annotations=str(few))
+    boxes = json.loads((asked.out / 'saver.bbox.json').read_text())
+    assert [(b['image_id'], b['category_id']) for b in boxes] == [(1, 9), (1, 7), (2, 1), (4, 7), (4, 7), (4, 7)]
+    assert not (asked.out / 'images.json').exists()
+    assert any("no category 'dog'" in text for text in said)
+    assert any(text.startswith('4 images in ') and 'were left out' in text for text in said)
+
+
 def test_a_dead_worker_loses_nothing(asked, tmp_path, monkeypatch):
     # it is looked for at once, not after five seconds
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, '__defaults__', (0.1,))
@@ -377,6 +393,7 @@ def test_ctrl_c_tells_how_to_go_on(asked, monkeypatch, capsys):
     (dict(part=(3, 2)), '--shards must be i/n with i from 1 to n, but got 3/2'),
     (dict(part=(1, 2), restart=True), '--restart would throw away what the other processes'),
     (dict(classes=['dog']), '--classes go with --images'),
+    (dict(annotations='a.json'), '--ann goes with --images'),
     (dict(classes=[], images='.'), 'target_classes must be a list of class names')])
 def test_settings_that_cannot_be(asked, settings, words):
     with pytest.raises(ConfigError, match=words):

@@ -27,6 +27,7 @@ class RecordImages:
         category_ids (tuple[int, ...]): Of the labels.
         truth (GroundTruth | None): The annotation file's images and objects; None for a folder.
         annotated (bool): Whether that has objects.
+        absent (tuple[str, ...]): Classes that the annotation file doesn't know, and so says nothing of.
     """
 
     ids: tuple
@@ -36,6 +37,7 @@ class RecordImages:
     category_ids: tuple
     truth: Optional[GroundTruth] = None
     annotated: bool = False
+    absent: tuple = ()
 
     def __len__(self):
         return len(self.ids)
@@ -85,9 +87,9 @@ def images_of_annotations(folder: str, annotations: str, classes: Sequence[str],
         raise DataError(f'annotation file {annotations} has none of the {len(classes)} classes {classes[0]}, ..., but '
                         f'{full.classes[0]}, ...: it is for other detectors')
     truth, notes = full.only(shared), []
-    if len(shared) < len(classes):
-        absent = ', '.join(repr(c) for c in classes if c not in shared)
-        notes.append(f'{annotations} has no category {absent}: boxes of these do not count')
+    absent = tuple(c for c in classes if c not in shared)
+    if absent:
+        notes.append(f'{annotations} has no category {", ".join(map(repr, absent))}: boxes of these do not count')
     found = dict((os.path.normpath(os.path.relpath(p, folder)), p) for p in image_files(folder, skip=skip))
     names = [os.path.normpath(n) for n in truth.file_names]
     there = [i for i, n in enumerate(names) if n in found]
@@ -112,4 +114,4 @@ def images_of_annotations(folder: str, annotations: str, classes: Sequence[str],
                     category_ids=np.array([ids[c] if c in ids else next(free) for c in classes], np.int64),
                     notes=(*truth.notes, *notes))
     return RecordImages(tuple(truth.image_ids.tolist()), tuple(found[names[i]] for i in there), truth.file_names,
-                        truth.classes, tuple(truth.category_ids.tolist()), truth, len(full.image) > 0)
+                        truth.classes, tuple(truth.category_ids.tolist()), truth, len(full.image) > 0, absent)

@@ -10,6 +10,7 @@ from typing import Optional
 import numpy as np
 import torch
 from mmdet.models.detectors import SingleStageDetector
+from mmengine.logging import MessageHub
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -24,18 +25,39 @@ NEAR = 0.98  # share of the target that is near enough
 CLOSE, ROUNDING = 1e-3, 1e-5  # differences allowed, in shares of how outputs vary and of how large they are
 
 
+def check_prunable(model: nn.Module, ignore: Sequence[str] = ()) -> None:
+    """Refuse what can be seen not to be prunable without tracing it.
+
+    Args:
+        model: The detector.
+        ignore: Paths of modules whose layers keep their outputs.
+
+    Raises:
+        ConfigError: A detector of another kind, or a path that is not there.
+    """
+    if not isinstance(model, SingleStageDetector) or type(model).extract_feat is not SingleStageDetector.extract_feat:
+        raise ConfigError(f'a {type(model).__name__} is not pruned: those of mmdet\'s one-stage detectors with a '
+                          'dense head are')
+    known = dict(model.named_modules())
+    for path in ignore:
+        if path not in known or not path:
+            raise ConfigError(f'--ignore {path} is no module of the {type(model).__name__}'
+                              f'{close_to(path, list(known))}')
+
+
 class ChannelPruner:
     """A detector of one stage, at any share of its channels.
 
     Which channels belong together is found by torch-pruning's graph of dependencies (Fang et al., *DepGraph*, CVPR
     2023, arXiv 2301.12900). How much they matter is what the loss would change by without them, to first order: the
-    mean over all layers of the group of ``|weight * gradient|``, summed over a channel's weights (Molchanov et al.,
-    *Importance Estimation for Neural Network Pruning*, CVPR 2019, arXiv 1906.10771, whose criterion is the square of
-    it). It has the same unit in every group, so that all channels of the detector are ranked together. Without
-    gradients it is the group magnitude, the mean of their squared weights relative to the group's mean, which is no
-    match for it, since layers differ in scale. Those below a threshold go, but at least ``round_to`` of each group
-    stay, and a multiple of it where channels go. The layers that predict keep their outputs. (torch-pruning's own
-    pruner leaves a group whole where all of it would go, so that GFLOPs don't fall with the ratio.)
+    mean over the convolutions, linear layers and group norms of the group of ``|weight * gradient|``, summed over a
+    channel's weights (after Molchanov et al., *Importance Estimation for Neural Network Pruning*, CVPR 2019, arXiv
+    1906.10771, who square the sum of ``weight * gradient``). It has the same unit in every group, so that all channels
+    of the detector are ranked together. Without gradients it is the group magnitude, the mean of their squared weights
+    relative to the group's mean, which is no match for it, since layers differ in scale. Those below a threshold go,
+    but at least ``round_to`` of each group stay, and a multiple of it where channels go. The layers that predict keep
+    their outputs. (torch-pruning's own pruner leaves a group whole where all of it would go, so that GFLOPs don't fall
+    with the ratio.)
 
     Args:
         model: The detector; it stays as it is.
@@ -59,16 +81,8 @@ class ChannelPruner:
         except ImportError as e:
             raise ConfigError('pruning needs the package torch-pruning: pip install "torch-pruning>=1.6,<2"') from e
         self._tp = torch_pruning
-        if not isinstance(model, SingleStageDetector) or type(model).extract_feat is not \
-                SingleStageDetector.extract_feat:
-            raise ConfigError(f'a {type(model).__name__} is not pruned: those of mmdet\'s one-stage detectors with a '
-                              'dense head are')
+        check_prunable(model, ignore)
         self._model, self._inputs, self._samples, self._round_to = model, inputs, samples, round_to
-        known = dict(model.named_modules())
-        for path in ignore:
-            if path not in known or not path:
-                raise ConfigError(f'--ignore {path} is no module of the {type(model).__name__}'
-                                  f'{close_to(path, list(known))}')
         self._ignore, self._gradients = tuple(ignore), gradients
         self._cache = {}
         self.gflops = self._count(model)
@@ -426,17 +440,18 @@ def loss_gradients(model: nn.Module, batches: Iterable) -> dict:
     """How steep a detector's loss is in each of its parameters: the root of the mean square over batches.
 
     Gradients of a trained detector cancel over many batches, so their squares are taken. Batch norms normalise as in
-    tests, so that nothing of the detector changes.
+    tests.
 
     Args:
-        model: The detector; it stays as it is.
+        model: The detector, with what its loss needs (``train_cfg``); it stays as it is.
         batches: Of training data, as its data loader gives them.
 
     Returns:
-        dict[str, torch.Tensor]: By the name of a parameter; frozen ones among them.
+        dict[str, torch.Tensor]: By the name of a parameter; frozen ones among them, and 0 for those that the loss does
+        not depend on.
 
     Raises:
-        TrainingError: The loss of a batch is not finite.
+        TrainingError: The loss of a batch cannot be computed or is not finite.
         DataError: There is no batch.
     """
     model = copy.deepcopy(model).train()
@@ -445,13 +460,22 @@ def loss_gradients(model: nn.Module, batches: Iterable) -> dict:
             module.eval()
     for p in model.parameters():
         p.requires_grad_(True)
+    hub = MessageHub.get_current_instance()
+    for name in ('iter', 'epoch'):  # a runner's, which what resizes batches and some heads ask for
+        if hub.get_info(name) is None:
+            hub.update_info(name, 0)
     squares, count = {n: torch.zeros_like(p) for n, p in model.named_parameters()}, 0
     for batch in batches:
         model.zero_grad()
-        loss, parts = model.parse_losses(model(**model.data_preprocessor(batch, True), mode='loss'))
+        try:
+            loss, _ = model.parse_losses(model(**model.data_preprocessor(batch, True), mode='loss'))
+        except Exception as e:
+            raise TrainingError(f'the loss of the saver cannot be computed on batch {count + 1} of its training data '
+                                f'({type(e).__name__}: {" ".join(str(e).split())[:200]}), so it cannot tell which '
+                                'channels matter: check the weights and the labels') from e
         if not torch.isfinite(loss):
-            raise TrainingError(f'the loss of the saver is {float(loss)} on batch {count + 1} of its training data, so '
-                                'it cannot tell which channels matter: check the weights and the labels')
+            raise TrainingError(f'the loss of the saver is {float(loss.detach())} on batch {count + 1} of its training '
+                                'data, so it cannot tell which channels matter: check the weights and the labels')
         loss.backward()
         for name, p in model.named_parameters():
             if p.grad is not None:

@@ -111,7 +111,9 @@ def distill(cfg: Config, out: str, checkpoint: Optional[str] = None, images: Opt
     _check(images, annotations, score, held, labels, floor)
     require_cascade(cfg)
     out = osp.abspath(osp.expanduser(out))
-    images = osp.abspath(osp.expanduser(images or osp.dirname(osp.abspath(annotations))))
+    annotations = None if annotations is None else osp.abspath(osp.expanduser(annotations))
+    beside = images is None
+    images = osp.dirname(annotations) if beside else osp.abspath(osp.expanduser(images))
     cfg = copy.deepcopy(cfg)
     stages = _build(cfg, checkpoint)
     saver = stages['saver']
@@ -124,15 +126,17 @@ def distill(cfg: Config, out: str, checkpoint: Optional[str] = None, images: Opt
     comparable = knows and saver.loaded
     source = None
     if annotations is not None:
-        source = images_of_annotations(images, annotations, classes, [out])
-        for note in source.truth.notes:
-            print_log(note, 'current', logging.WARNING)
+        try:
+            source = images_of_annotations(images, annotations, classes, [out])
+        except DataError as e:
+            raise DataError(f'{e}; if the images are elsewhere, name their folder with --images' if beside else
+                            str(e)) from e
     has_objects = source is not None and bool((~source.truth.crowd).any())
     if score is None and not comparable and not has_objects:
         lacks = 'has no weights' if not saver.loaded else f'does not know all of the classes {", ".join(classes)}'
         raise ConfigError(f'the score of labels cannot be chosen, since the images have no annotations and the saver '
                           f'to compare the base with {lacks}: give --score T, such as 0.5, name weights with '
-                          '--cfg-options model.saver.checkpoint=FILE, or annotate a few images and give them with '
+                          '--cfg-options model.saver.checkpoint=FILE, or label images that have annotations, with '
                           '--ann')
     extra = [_annotated(n, file, folder, classes) for n, (file, folder) in enumerate(annotated, 1)]
     model = training_config(saver, classes, read_stage_config(stage_configs(cfg.model)['saver'], 'saver'),
@@ -150,7 +154,8 @@ def distill(cfg: Config, out: str, checkpoint: Optional[str] = None, images: Opt
     if len(apart) and (has_objects or comparable):
         part = truth.take(apart), found.take(apart)
         if has_objects and (~part[0].crowd).any():
-            curve, by = annotation_curve(*part), 'annotations'
+            known = part[0].only([c for c in classes if c not in source.absent])
+            curve, by = annotation_curve(known, part[1].only(known, part[0])), 'annotations'
         elif comparable:
             own = read_results(osp.join(recorded, 'saver.bbox.json'), truth, 'saver', empty=True)
             curve, by = agreement_curve(part[0], own.take(apart), part[1]), 'saver'
@@ -159,7 +164,7 @@ def distill(cfg: Config, out: str, checkpoint: Optional[str] = None, images: Opt
     else:
         by = 'hand'
     on_train = found.take(train)
-    _refuse_no_label(on_train, score, len(train))
+    _refuse_no_label(on_train, *(('--floor', floor) if labels == 'soft' else ('--score', score)), len(train))
 
     hard, soft = (_labels(truth, found, train, s) for s in (score, floor))
     for name, content in (('labels', hard), ('soft_labels', soft), ('held', _labels(truth, found, apart, score)),
@@ -253,7 +258,8 @@ def _recorded_truth(folder, source) -> GroundTruth:
 
 
 def _held_images(truth, share) -> np.ndarray:
-    """(I,) bool: which images are kept from the training: the same ones of the same names, whatever else there is."""
+    """(I,) bool: which images are kept from the training: by a hash of their names, so that with other images beside
+    them nearly the same ones are."""
     count = min(round(share * len(truth)), len(truth) - 1)
     keys = [hashlib.sha256(os.fsencode(name)).digest() for name in truth.file_names]
     found = np.zeros(len(truth), bool)
@@ -272,13 +278,13 @@ def _choose(curve: Optional[AgreementCurve], by, held) -> float:
     return float(curve.scores[curve.best])
 
 
-def _refuse_no_label(results: Results, score, images):
+def _refuse_no_label(results: Results, option, score, images):
     if (results.scores >= score).any():
         return
     if not len(results):
         raise DataError(f'the base finds nothing at all on the {images} images: there is nothing to train on')
     lower = np.floor(np.quantile(results.scores, (0.5, 0.9, 1)) * 100) / 100
-    said = ', '.join(f'--score {s:g} gives {(results.scores >= s).sum()}' for s in np.unique(lower)[::-1])
+    said = ', '.join(f'{option} {s:g} gives {(results.scores >= s).sum()}' for s in np.unique(lower)[::-1])
     raise DataError(f'no box that the base finds on the {images} images has a score of {score:g} or more, so there '
                     f'would be no label: {said}')
 
@@ -312,13 +318,20 @@ def _coco(truth, image, label, boxes, areas, crowd, scores) -> dict:
 def _annotated(number, file, folder, classes):
     """(name of the file to write, folder, annotations) of an annotated set, with the classes in our order."""
     folder = osp.abspath(osp.expanduser(folder))
-    truth = images_of_annotations(folder, osp.expanduser(file), classes).truth
+    source = images_of_annotations(folder, osp.expanduser(file), classes)
+    truth = source.truth
     for note in truth.notes:
         print_log(note, 'current', logging.WARNING)
+    if source.absent:
+        print_log(f'annotation file {file} does not say where {", ".join(source.absent)} are, so that the saver learns '
+                  'that there are none on its images: annotate them, or leave these images out', 'current',
+                  logging.WARNING)
     if (truth.image_sizes <= 0).any():
         raise DataError(f'annotation file {file} has images without height and width: add them')
-    return f'annotated_{number}', folder, _coco(truth, truth.image, truth.label, truth.bboxes, truth.areas,
-                                                truth.crowd, np.ones(len(truth.image)))
+    # mmdet leaves objects without area out, and some tools write 0 for all.
+    areas = np.where(truth.areas > 0, truth.areas, truth.bboxes[:, 2] * truth.bboxes[:, 3])
+    return f'annotated_{number}', folder, _coco(truth, truth.image, truth.label, truth.bboxes, areas, truth.crowd,
+                                                np.ones(len(truth.image)))
 
 
 def _save(path, content):

@@ -11,9 +11,10 @@ from mmengine.config import Config
 
 from ..errors import ConfigError
 from ..files import whole_file, whole_path
+from ..models.pruned_detector import without_pretrained
 from ..models.stage import Stage
 from ..names import type_name
-from ..stage_config import scope_of
+from ..stage_config import add_imports, scope_of
 from .schedule import set_epochs
 
 IMPORTS = 'tinysaver_det.models'
@@ -43,6 +44,10 @@ def training_config(saver: Stage, classes: Sequence[str], cfg: Config, soft: boo
             raise ConfigError("the saver's config trains with masks (with_mask or with_seg of its LoadAnnotations), "
                               'but labels of a base are boxes alone: take a saver that detects boxes')
     if tuple(classes) != saver.classes:
+        if type_name(cfg.model) == 'PrunedDetector':
+            raise ConfigError(f'the saver is a pruned one, whose channels are written for its {len(saver.classes)} '
+                              f'classes {", ".join(saver.classes[:5])}, ... and not for {", ".join(classes[:5])}: '
+                              'distil the saver as it was before, and prune what comes of it')
         set_num_classes(cfg.model, len(saver.classes), len(classes))
     if soft:
         found = _insert(cfg.train_dataloader) + sum(_insert(h) for h in cfg.get('custom_hooks') or [])
@@ -100,8 +105,11 @@ def init_weights(saver: Stage, classes: Sequence[str], cfg: Config, path: Option
         str: What it starts from, in words.
     """
     cfg.load_from, cfg.resume = None, False
+    plain = without_pretrained(cfg.model)
     if path is None or not saver.loaded:
-        return 'random weights'
+        return 'random weights' if plain == cfg.model else \
+            'random weights but for those that an init_cfg of its config fetches'
+    cfg.model = plain  # which would be fetched in vain
     state = saver.model.state_dict()
     kept = state
     if tuple(classes) != saver.classes:
@@ -142,9 +150,7 @@ def save_config(cfg: Config, path: str, sets: Sequence[tuple], held: Optional[tu
             **theirs, 'dataset': dict(_leaf('CocoDataset', held, classes), test_mode=True, pipeline=cfg.test_pipeline)}
         cfg[f'{name}_evaluator'] = dict(type='CocoMetric', ann_file=held[0], metric='bbox')
         cfg[f'{name}_cfg'] = cfg.get(f'{name}_cfg') or dict(type='ValLoop' if name == 'val' else 'TestLoop')
-    imports = (cfg.get('custom_imports') or {}).get('imports') or []
-    imports = [imports] if isinstance(imports, str) else list(imports)
-    cfg.custom_imports = dict(imports=[*imports, *({IMPORTS} - {*imports})], allow_failed_imports=False)
+    add_imports(cfg, IMPORTS)
     cfg.default_scope = cfg.get('default_scope') or 'mmdet'
     cfg.work_dir = osp.join(out, 'train')
     with whole_path(path) as part:

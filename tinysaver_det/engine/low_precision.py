@@ -7,6 +7,7 @@ from mmengine.config import Config, ConfigDict
 from ..errors import ConfigError
 from ..names import close_to, type_name
 from ..optim import CollageAdamW
+from ..stage_config import add_imports
 
 #: Precisions of a training with weights in bfloat16, and the mode of CollageAdamW that each is.
 MODES = {'bfloat16': 'plain', 'master': 'master', 'collage-light': 'light', 'collage-plus': 'plus',
@@ -54,8 +55,4 @@ def set_precision(cfg: Config, precision: str) -> None:
         if type_name(hook) == 'EMAHook':
             hook.type = 'Float32EMAHook'
     cfg.custom_hooks = [*hooks, ConfigDict(type='LowPrecisionHook')]
-    imports = cfg.get('custom_imports') or {}
-    names = imports.get('imports', [])
-    names = [names] if isinstance(names, str) else list(names)
-    if 'tinysaver_det.models' not in names:
-        cfg.custom_imports = dict(imports, imports=[*names, 'tinysaver_det.models'])
+    add_imports(cfg, 'tinysaver_det.models')

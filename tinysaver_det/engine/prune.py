@@ -21,19 +21,27 @@ from ..analysis.selection import select_savers
 from ..checks import check_least
 from ..command import progress_bar
 from ..cost import parameters
-from ..errors import ClassesError, ConfigError
+from ..errors import ClassesError, ConfigError, DataError, RecordError
 from ..files import read_json, whole_file
 from ..models.checkpoint import read_checkpoint, weights_checksum
 from ..models.packed import load_detector, require_cascade
 from ..models.pruned_detector import pruned_config, unpruned_config
 from ..report.pruning_report import PruningReport
-from ..stage_config import dataset_type, read_stage_config, scope_of, stage_configs, stage_label
-from .channel_pruning import ChannelPruner, changed_channels, loss_gradients
+from ..stage_config import (
+    add_imports,
+    dataset_type,
+    innermost_datasets,
+    read_stage_config,
+    scope_of,
+    stage_configs,
+    stage_label,
+)
+from .channel_pruning import ChannelPruner, changed_channels, check_prunable, loss_gradients
 from .record import record
 from .record_images import images_of_config
 from .schedule import set_epochs
 
-GRADIENT_IMAGES, LEAST = 512, 4  # of the training data, and batches, that tell which channels matter
+GRADIENT_IMAGES, LEAST = 512, 4  # of the training data, and at least so many batches, tell which channels matter
 #: Files of each pruned saver.
 CONFIG, WEIGHTS, FIGURES, START = 'config.py', 'weights.pth', 'pruning.json', 'pruned.pth'
 
@@ -44,7 +52,8 @@ class PruneSettings:
 
     Attributes:
         train (str | None): An mmdet config that trains the saver; its own by default.
-        epochs (int | None): To train for, in place of the config's; 0 for no training.
+        epochs (int | None): To train for, in place of the config's; 0 for no training. Images of the training data
+            also tell which channels matter, except with 0 and without ``train``: then the sizes of the weights do.
         ignore (tuple[str]): Modules whose layers keep their outputs.
         round_to (int): Multiple that the channels of a layer are rounded up to.
     """
@@ -79,6 +88,8 @@ def prune_saver(cfg: Config, targets: Sequence[float], out: str, checkpoint: Opt
     Raises:
         ConfigError: A target that cannot be reached; a saver that cannot be pruned or trained; ``out`` has savers of
             other settings.
+        ClassesError, DataError, TrainingError: The training data or the images to compare on do not fit.
+        RecordError: ``out`` has recordings of other images to compare on.
     """
     settings = settings or PruneSettings()
     targets = _checked_targets(targets)
@@ -142,22 +153,16 @@ def _training_config(own, settings, classes):
         raise ConfigError(f'{"--train " + settings.train if settings.train else "the config of the saver"} does not '
                           'say how to train (train_dataloader, optim_wrapper, train_cfg): name a config that does with '
                           '--train CONFIG, or leave the training out with --epochs 0')
-    dataset = _innermost(cfg.train_dataloader.dataset)
-    known = (dataset.get('metainfo') or {}).get('classes') or (
-        getattr(dataset_type(cfg, dataset), 'METAINFO', None) or {}).get('classes')
-    if known is not None and tuple(known) != tuple(classes):
-        raise ClassesError(f'the training data has {len(known)} classes ({", ".join(list(known)[:3])}, ...), but the '
-                           f'saver {len(classes)} ({", ".join(classes[:3])}, ...): give --train CONFIG with '
-                           'those of the saver')
+    for dataset in innermost_datasets(cfg.train_dataloader.dataset):
+        known = (dataset.get('metainfo') or {}).get('classes') or (
+            getattr(dataset_type(cfg, dataset), 'METAINFO', None) or {}).get('classes')
+        if known is not None and tuple(known) != tuple(classes):
+            raise ClassesError(f'the training data has {len(known)} classes ({", ".join(list(known)[:3])}, ...), but '
+                               f'the saver {len(classes)} ({", ".join(classes[:3])}, ...): give --train CONFIG with '
+                               'those of the saver, in their order')
     if settings.epochs:
         set_epochs(cfg, settings.epochs)
     return cfg
-
-
-def _innermost(dataset):
-    while 'dataset' in dataset or dataset.get('datasets'):
-        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
-    return dataset
 
 
 def _data_config(cfg, detector, ann, images):
@@ -174,11 +179,9 @@ def _data_config(cfg, detector, ann, images):
     if not classes:
         raise ClassesError(f'--ann {ann} has none of the classes that saver and base know, but '
                            f'{", ".join(there[:10])}')
-    loader = cfg.get('test_dataloader') or Config(dict(batch_size=1, num_workers=2))
-    loader.dataset = dict(
+    cfg.test_dataloader = dict(cfg.get('test_dataloader') or dict(batch_size=1, num_workers=2), dataset=dict(
         type='CocoDataset', metainfo=dict(classes=classes), ann_file=osp.abspath(ann), test_mode=True,
-        data_prefix=dict(img=osp.join(osp.abspath(images), '')), pipeline=[dict(type='LoadImageFromFile')])
-    cfg.test_dataloader = loader
+        data_prefix=dict(img=osp.join(osp.abspath(images), '')), pipeline=[dict(type='LoadImageFromFile')]))
     return cfg
 
 
@@ -202,6 +205,7 @@ def _prune(detector, own, training, targets, out, settings, images, quiet):
         found.append([folder, told])
     if not missing:
         return found
+    check_prunable(detector.saver, settings.ignore)  # before what takes minutes
     inputs, samples = _input_of(detector, images)
     gradients = None if training is None else _gradients(detector.saver, own, training, quiet)
     pruner = ChannelPruner(detector.saver, inputs, samples, settings.ignore, settings.round_to, gradients)
@@ -236,8 +240,17 @@ def _gradients(model, own, training, quiet):
     """What some images of the training data say of the parameters."""
     loader = copy.deepcopy(training.train_dataloader)
     loader.update(num_workers=0, persistent_workers=False)
+    loader.pop('prefetch_factor', None)
     with scope_of(own):
-        batches = Runner.build_dataloader(loader, seed=0)
+        from mmdet.registry import MODELS
+
+        whole = MODELS.build(pruned_config(_to_train(own.model, training), own.model.get('channels') or {}))
+        whole.load_state_dict(model.state_dict())
+        try:
+            batches = Runner.build_dataloader(loader, seed=0)
+        except FileNotFoundError as e:
+            raise DataError(f'the training data is not there ({e}): name a config whose data is with --train CONFIG, '
+                            'or leave the training out with --epochs 0') from e
     set_random_seed(0)
     count = min(len(batches), max(LEAST, -(-GRADIENT_IMAGES // loader.get('batch_size', 1))))
     with progress_bar('what matters', quiet) as progress:
@@ -246,7 +259,7 @@ def _gradients(model, own, training, quiet):
                 yield batch
                 progress(n, count)
 
-        return loss_gradients(model, read())
+        return loss_gradients(whole, read())
 
 
 def _input_of(detector, images):
@@ -257,6 +270,12 @@ def _input_of(detector, images):
     read = detector.stages['saver'].pipeline.read(drawn(SIZES[0], 0) if image is None else image)
     data = detector.saver.data_preprocessor(pseudo_collate([read]), False)
     return data['inputs'], data['data_samples']
+
+
+def _to_train(model, training):
+    """The model's config with how its loss is made, which one that only tests may leave to that of the training."""
+    theirs = None if training is None else training.get('model', {}).get('train_cfg')
+    return model if theirs is None or model.get('train_cfg') is not None else dict(model, train_cfg=theirs)
 
 
 def _save_weights(path, state, classes):
@@ -274,18 +293,16 @@ def _save_figures(folder, told):
 def _save_config(folder, own, training, channels):
     """The mmdet config of a pruned saver: of its training where there is one, with the saver's model and input."""
     cfg = Config(copy.deepcopy((training or own).to_dict()))
-    model = pruned_config(own.model, channels)
-    if training is not None and training.get('model', {}).get('train_cfg') is not None:
-        model.setdefault('train_cfg', training.model.train_cfg)
+    model = pruned_config(_to_train(own.model, training), channels)
     cfg._cfg_dict.pop('model', None)
     cfg.model = model
     cfg.test_pipeline = own.test_pipeline
     for name in ('test_dataloader', 'val_dataloader'):
         if cfg.get(name) and cfg[name].get('dataset'):
-            _innermost(cfg[name].dataset).pipeline = own.test_pipeline
-    imports = [*(cfg.get('custom_imports') or {}).get('imports', [])]
-    cfg.custom_imports = dict(imports=[*imports, *({'tinysaver_det.models'} - set(imports))],
-                              allow_failed_imports=False)
+            for dataset in innermost_datasets(cfg[name].dataset):
+                dataset.pipeline = own.test_pipeline
+    theirs = (own.get('custom_imports') or {}).get('imports') or []
+    add_imports(cfg, *([theirs] if isinstance(theirs, str) else theirs), 'tinysaver_det.models')
     cfg.default_scope = own.get('default_scope', 'mmdet')
     cfg.load_from = osp.abspath(osp.join(folder, START))
     cfg.resume = False
@@ -293,7 +310,8 @@ def _save_config(folder, own, training, channels):
     if training is not None and cfg.train_cfg.get('max_epochs'):
         cfg.train_cfg.val_interval = cfg.train_cfg.max_epochs
         hooks = cfg.setdefault('default_hooks', {})
-        hooks['checkpoint'] = dict(type='CheckpointHook', interval=1, max_keep_ckpts=1)
+        # Of two, since the oldest goes before the next is written.
+        hooks['checkpoint'] = dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)
     with whole_file(osp.join(folder, CONFIG)) as f:
         f.write(cfg.pretty_text)
 
@@ -309,6 +327,7 @@ def _train(folder, told, settings):
     checkpoint = osp.join(folder, START)
     if settings.epochs != 0:
         cfg = Config.fromfile(osp.join(folder, CONFIG))
+        cfg.work_dir = osp.abspath(osp.join(folder, 'train'))  # of this folder, should it have been moved
         last = osp.join(cfg.work_dir, 'last_checkpoint')
         if osp.isfile(last):
             cfg.resume, cfg.load_from = True, None
@@ -343,7 +362,11 @@ def _compare(cfg, data, checkpoint, detector, source, done, out, drop, quiet):
 
     def recorded(config, name, stage, weights=None):
         folder = osp.join(records, name)
-        record(config, folder, weights, stage, on_error='stop', quiet=quiet)
+        try:
+            record(config, folder, weights, stage, on_error='stop', quiet=quiet)
+        except RecordError as e:
+            way_out = 'throw away what it has with --restart'  # an option that this tool has not
+            raise RecordError(str(e).replace(way_out, f'remove {folder}')) from e
         manifest = read_json(osp.join(folder, 'manifest.json'), 'recording', ConfigError)
         return osp.join(folder, f'{stage}.bbox.json'), manifest['finished']['gflops'][stage]
 

@@ -102,6 +102,8 @@ def record(cfg: Config, out: str, checkpoint: Optional[str] = None, stages: str 
         source = images_of_folder(images, detector.target_classes, out)
     else:
         source = images_of_annotations(images, annotations, detector.target_classes, [out])
+        for note in source.truth.notes:
+            print_log(note, 'current', logging.WARNING)
     numbers = [n for n in range(len(detector.options) + 1) if stages in ('both', 'base' if n else 'saver')]
     files = [results_files(len(detector.options))[n] for n in numbers]
     also = ['images.json'] if images is not None and annotations is None else \

@@ -51,13 +51,23 @@ def pruned_config(model: Mapping, channels: Mapping) -> dict:
     kind = model['detector_type'] if type_name(model) == 'PrunedDetector' else model['type']
     settings = {k: copy.deepcopy(v) for k, v in model.items() if k not in ('type', 'detector_type', 'channels')}
     return dict(type='PrunedDetector', detector_type=kind, channels={k: list(v) for k, v in channels.items()},
-                **_without_pretrained(settings))
+                **without_pretrained(settings))
 
 
 def unpruned_config(model: Mapping) -> dict:
     """The config of a detector before it was pruned, without weights that would be fetched."""
     settings = {k: copy.deepcopy(v) for k, v in model.items() if k not in ('detector_type', 'channels')}
-    return _without_pretrained(dict(settings, type=model.get('detector_type', model['type'])))
+    return without_pretrained(dict(settings, type=model.get('detector_type', model['type'])))
+
+
+def without_pretrained(config):
+    """A copy of a model's config without each ``init_cfg`` that fetches weights."""
+    if isinstance(config, Mapping):
+        return {k: without_pretrained(v) for k, v in config.items()
+                if not (k == 'init_cfg' and isinstance(v, Mapping) and type_name(v).startswith('Pretrained'))}
+    if isinstance(config, (list, tuple)):
+        return type(config)(without_pretrained(v) for v in config)
+    return config
 
 
 def channels_of(model: nn.Module) -> dict:
@@ -123,13 +133,3 @@ def _reshape(layer, shape):
             new = torch.empty(size, dtype=old.dtype, device=old.device)
             setattr(layer, key, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
     layer.reset_parameters()
-
-
-def _without_pretrained(config):
-    """A copy without ``init_cfg`` that fetch weights."""
-    if isinstance(config, Mapping):
-        return {k: _without_pretrained(v) for k, v in config.items()
-                if not (k == 'init_cfg' and isinstance(v, Mapping) and type_name(v).startswith('Pretrained'))}
-    if isinstance(config, (list, tuple)):
-        return type(config)(_without_pretrained(v) for v in config)
-    return config

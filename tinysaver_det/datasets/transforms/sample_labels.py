@@ -21,7 +21,8 @@ class SampleLabels(BaseTransform):
 
     It stands before the transform that loads annotations, where boxes, classes and masks are still together, so that
     a label stays or goes as a whole. Chances come from numpy's global generator, which mmengine seeds in each worker
-    of a data loader.
+    of a data loader. Workers that don't persist are seeded alike in each epoch, so that images must come in another
+    order then (``shuffle``), or their labels are those of the epoch before.
 
     Args:
         floor: Labels of a lower score are never kept; in [0, 1].
