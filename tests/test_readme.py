@@ -31,7 +31,7 @@ def usage_of(run_python):
 
 @pytest.mark.parametrize('command', [c for c in COMMANDS if 'tools/' in c and 'path/to' not in c])
 def test_commands_name_files_and_flags_that_exist(command, usage_of):
-    words = command.split()
+    words = command.replace('$(', ' ').split()
     files = [w for w in words if w.startswith(('tools/', 'configs/'))]
     assert files and all((ROOT / f).is_file() for f in files)
     script = next((f for f in files if f.endswith('.py') and f.startswith('tools/')), None)

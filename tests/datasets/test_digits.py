@@ -65,8 +65,13 @@ def test_annotations_are_coco_and_difficulty_is_spread(root):
     assert 0.5 < (per_image <= 2).mean() < 0.85 and per_image.max() >= 8 and per_image.min() >= 1
     frequency = np.bincount([a['category_id'] for a in coco.anns.values()], minlength=11)[1:]
     assert frequency[0] == frequency.max() and frequency[0] > 3 * frequency[5:].mean()
-    name = coco.loadImgs(1)[0]['file_name']
+    name = coco.loadImgs(100001)[0]['file_name']
     assert cv2.imread(str(root / 'train' / 'images' / name)).shape == (SIZE, SIZE, 3)
+
+
+def test_no_two_splits_have_an_image_of_one_number(root):
+    numbers = [set(COCO(str(root / split / 'annotations.json')).imgs) for split in SPLITS]
+    assert len(set.union(*numbers)) == sum(map(len, numbers)) == COUNT * len(SPLITS)
 
 
 def test_what_is_there_is_not_made_again(root, capsys):
@@ -79,8 +84,8 @@ def test_what_is_there_is_not_made_again(root, capsys):
 @pytest.mark.parametrize('damage', ['image', 'annotations', 'manifest', 'missing'])
 def test_damage_is_mended(tmp_path, damage, capsys):
     folder = prepare_digits(tmp_path, 'test', 5)
-    path = folder / dict(image='images/000003.png', annotations='annotations.json', manifest='manifest.json',
-                         missing='images/000001.png')[damage]
+    path = folder / dict(image='images/300003.png', annotations='annotations.json', manifest='manifest.json',
+                         missing='images/300001.png')[damage]
     whole = path.read_bytes()
     if damage == 'missing':
         path.unlink()

@@ -25,7 +25,7 @@ from ..errors import ConfigError, DataError
 
 CLASSES = ('1', '2', '3', '4', '5', '6', '7', '8', '9', '0')  # most frequent first
 SIZE = 256  # of a scene, in pixels
-VERSION = 1  # of what is made: another one is made anew
+VERSION = 2  # of what is made: another one is made anew
 EASY_SHARE = 2 / 3  # of the scenes
 
 
@@ -159,13 +159,14 @@ def _make(folder, split, count, console, quiet):
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         for i in progress.track(range(count), description=f'making {count} scenes of digits'):
             image, labels, boxes = scene(scans, np.random.RandomState([seed, i]), easy_share)
-            name = f'{i + 1:06d}.png'
+            number = seed * 100_000 + i + 1  # no split has an image of another's number: sets are told apart by them
+            name = f'{number:06d}.png'
             data = cv2.imencode('.png', image)[1].tobytes()
             (folder / IMAGES / name).write_bytes(data)
             digests[f'{IMAGES}/{name}'] = hashlib.sha256(data).hexdigest()
-            images.append(dict(id=i + 1, file_name=name, height=SIZE, width=SIZE))
+            images.append(dict(id=number, file_name=name, height=SIZE, width=SIZE))
             for label, (x, y, w, h) in zip(labels, boxes):
-                annotations.append(dict(id=len(annotations) + 1, image_id=i + 1, category_id=int(label) + 1, iscrowd=0,
+                annotations.append(dict(id=len(annotations) + 1, image_id=number, category_id=int(label) + 1, iscrowd=0,
                                         bbox=[int(x), int(y), int(w), int(h)], area=int(w * h)))
     categories = [dict(id=i + 1, name=c) for i, c in enumerate(CLASSES)]
     text = json.dumps(dict(images=images, annotations=annotations, categories=categories))
