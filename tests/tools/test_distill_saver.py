@@ -26,8 +26,9 @@ def test_two_classes_of_the_demo(scenes, run_python, tmp_path):
     assert cfg.model.bbox_head.num_classes == 2 and cfg.train_cfg.max_epochs == 2
     labels = json.loads((out / 'labels.json').read_text())
     truth = json.loads((scenes / 'annotations.json').read_text())
-    of = {i['id'] for i in labels['images']}
-    count = sum(a['image_id'] in of and a['category_id'] <= 2 for a in truth['annotations'])
+    of = {i['file_name'] for i in labels['images']}
+    names = {i['id']: i['file_name'] for i in truth['images']}
+    count = sum(names[a['image_id']] in of and a['category_id'] <= 2 for a in truth['annotations'])
     assert len(of) == 12 and 0.7 * count < len(labels['annotations']) < 1.3 * count  # the base is good
     again = run_python('tools/distill_saver.py', DEMO, *common, '--out', tmp_path / 'soft', '--labels', 'soft',
                        '--score', 0.3, '--and-annotated', f'{scenes}/annotations.json:{scenes}/images')
