@@ -60,6 +60,21 @@ def root():
     return ROOT
 
 
+@pytest.fixture(autouse=True)
+def visualizers_of_before():
+    """mmengine's current visualizer is the one whose name came last, so a test's own shall not stay behind it."""
+    def known():
+        module = sys.modules.get('mmengine.visualization')
+        return {} if module is None else module.Visualizer._instance_dict
+
+    before = dict(known())
+    yield
+    there = known()
+    if list(there) != list(before):
+        there.clear()
+        there.update(before)
+
+
 @pytest.fixture(scope='session')
 def run_python():
     """Run Python with arguments in the checkout; returns what subprocess.run returns, with text output.
