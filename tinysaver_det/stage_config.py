@@ -1,6 +1,8 @@
 """Read what a config file says of one stage: an ordinary mmdet config, by path, by name, or inline."""
 
 import copy
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -108,10 +110,24 @@ def innermost_datasets(dataset: dict) -> list:
 
 def add_imports(cfg: Config, *modules: str) -> None:
     """Let a config import modules beside those that it does."""
-    custom = cfg.get('custom_imports') or {}
-    names = custom.get('imports') or []
-    names = [names] if isinstance(names, str) else list(names)
-    cfg.custom_imports = {'allow_failed_imports': False, **custom, 'imports': [*dict.fromkeys([*names, *modules])]}
+    cfg.custom_imports = {'allow_failed_imports': False, **(cfg.get('custom_imports') or {}),
+                          'imports': [*dict.fromkeys([*imported_modules(cfg), *modules])]}
+
+
+def imported_modules(cfg: Config) -> list:
+    """The modules that a config imports."""
+    names = (cfg.get('custom_imports') or {}).get('imports') or []
+    return [names] if isinstance(names, str) else list(names)
+
+
+def config_digest(content: dict) -> str:
+    """SHA-256 of what a config says, in any order; of a class or function its name counts.
+
+    Args:
+        content: A plain dict, as ``Config.to_dict()`` gives it.
+    """
+    text = json.dumps(content, sort_keys=True, default=lambda o: getattr(o, '__qualname__', repr(o)))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def config_classes(cfg: Config, of_type: bool = True) -> Optional[Sequence[str]]:

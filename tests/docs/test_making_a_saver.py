@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from ..conftest import ROOT
+from ..test_readme import MAKING, blocks
 
 IMAGES = 48  # that are labelled and trained on, in place of 4,800
 # What makes it small: fewer images and epochs, one engine, one round, one target.
@@ -31,8 +32,7 @@ SMALLER = (
 
 @pytest.mark.slow
 def test_every_command_runs_and_leaves_what_the_next_one_takes(tmp_path):
-    text = (ROOT / 'docs' / 'making_a_saver.md').read_text()
-    script = '\n'.join(re.findall(r'```bash\n(.*?)```', text, re.S))
+    script = '\n'.join(blocks('bash', MAKING))
     for long, short in SMALLER:
         assert re.search(long, script, re.M), f'{long} is no longer in the page'
         script = re.sub(long, short.replace('\\', r'\\'), script, flags=re.M)

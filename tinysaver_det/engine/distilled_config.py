@@ -5,12 +5,12 @@ import os.path as osp
 from collections.abc import Sequence
 from typing import Optional
 
-import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from ..errors import ConfigError
-from ..files import whole_file, whole_path
+from ..files import whole_path
+from ..models.checkpoint import save_weights
 from ..models.pruned_detector import without_pretrained
 from ..models.stage import Stage
 from ..names import type_name
@@ -118,8 +118,7 @@ def init_weights(saver: Stage, classes: Sequence[str], cfg: Config, path: Option
         with scope_of(cfg):
             shapes = {k: v.shape for k, v in MODELS.build(other).state_dict().items()}
         kept = {k: v for k, v in state.items() if v.shape == shapes.get(k)}
-    with whole_file(path, 'wb') as f:
-        torch.save(dict(meta=dict(dataset_meta=dict(classes=tuple(classes))), state_dict=kept), f)
+    save_weights(path, kept, classes)
     cfg.load_from = path
     left_out = len(state) - len(kept)
     return "the saver's weights" + (f' without {left_out} of {len(state)} tensors that its classes are in'

@@ -1,7 +1,6 @@
 """Savers of fewer GFLOPs by pruning, and what each saves for the base: what ``tools/prune_saver.py`` does."""
 
 import copy
-import hashlib
 import itertools
 import json
 import os.path as osp
@@ -23,13 +22,15 @@ from ..command import progress_bar
 from ..cost import parameters
 from ..errors import ClassesError, ConfigError, DataError, RecordError
 from ..files import read_json, whole_file
-from ..models.checkpoint import read_checkpoint, weights_checksum
+from ..models.checkpoint import read_checkpoint, save_weights, weights_checksum
 from ..models.packed import load_detector, require_cascade
 from ..models.pruned_detector import pruned_config, unpruned_config
 from ..report.pruning_report import PruningReport
 from ..stage_config import (
     add_imports,
+    config_digest,
     dataset_type,
+    imported_modules,
     innermost_datasets,
     read_stage_config,
     scope_of,
@@ -190,7 +191,7 @@ def _prune(detector, own, training, targets, out, settings, images, quiet):
     saver = detector.stages['saver']
     found, missing = [], []
     asked = dict(weights=weights_checksum(detector.saver), ignore=list(settings.ignore), round_to=settings.round_to,
-                 epochs=settings.epochs, training=None if training is None else _digest(training))
+                 epochs=settings.epochs, training=None if training is None else config_digest(training.to_dict()))
     for target in targets:
         folder = osp.join(out, f'{target:g}')
         told = None
@@ -223,7 +224,7 @@ def _prune(detector, own, training, targets, out, settings, images, quiet):
             continue
         model, gflops = pruner.build(kept[target])
         channels = changed_channels(model, whole)
-        _save_weights(osp.join(entry[0], START), model.state_dict(), saver.classes)
+        save_weights(osp.join(entry[0], START), _in_float32(model.state_dict()), saver.classes)
         _save_config(entry[0], own, training, channels)
         entry[1] = dict(
             format=1, target=target, gflops=gflops, saver_gflops=pruner.gflops,
@@ -278,10 +279,8 @@ def _to_train(model, training):
     return model if theirs is None or model.get('train_cfg') is not None else dict(model, train_cfg=theirs)
 
 
-def _save_weights(path, state, classes):
-    state = {k: v.detach().float() if v.is_floating_point() else v for k, v in state.items()}
-    with whole_file(path, 'wb') as f:
-        torch.save(dict(meta=dict(dataset_meta=dict(classes=tuple(classes))), state_dict=state), f)
+def _in_float32(state):
+    return {k: v.detach().float() if v.is_floating_point() else v for k, v in state.items()}
 
 
 def _save_figures(folder, told):
@@ -301,8 +300,7 @@ def _save_config(folder, own, training, channels):
         if cfg.get(name) and cfg[name].get('dataset'):
             for dataset in innermost_datasets(cfg[name].dataset):
                 dataset.pipeline = own.test_pipeline
-    theirs = (own.get('custom_imports') or {}).get('imports') or []
-    add_imports(cfg, *([theirs] if isinstance(theirs, str) else theirs), 'tinysaver_det.models')
+    add_imports(cfg, *imported_modules(own), 'tinysaver_det.models')
     cfg.default_scope = own.get('default_scope', 'mmdet')
     cfg.load_from = osp.abspath(osp.join(folder, START))
     cfg.resume = False
@@ -314,11 +312,6 @@ def _save_config(folder, own, training, channels):
         hooks['checkpoint'] = dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)
     with whole_file(osp.join(folder, CONFIG)) as f:
         f.write(cfg.pretty_text)
-
-
-def _digest(cfg):
-    text = json.dumps(cfg.to_dict(), sort_keys=True, default=lambda o: getattr(o, '__qualname__', repr(o)))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _train(folder, told, settings):
@@ -345,7 +338,7 @@ def _train(folder, told, settings):
                        threads=torch.get_num_threads(), torch=str(torch.__version__))
     source = read_checkpoint(checkpoint)
     classes = (source['meta'].get('dataset_meta') or {}).get('classes') or ()
-    _save_weights(osp.join(folder, WEIGHTS), source['state_dict'], classes)
+    save_weights(osp.join(folder, WEIGHTS), _in_float32(source['state_dict']), classes)
     told['trained'] = trained
     _save_figures(folder, told)
 

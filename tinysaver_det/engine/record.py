@@ -1,8 +1,6 @@
 """Record what the stages of a cascade find, so that it can be interrupted: what ``tools/record.py`` does."""
 
 import contextlib
-import hashlib
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ from ..command import progress_bar
 from ..errors import ConfigError, RecordError
 from ..models.packed import load_detector, require_cascade
 from ..models.speed import check_speed
-from ..stage_config import read_stage_config, stage_configs
+from ..stage_config import config_digest, read_stage_config, stage_configs
 from .record_folder import RecordFolder
 from .record_images import images_of_config
 from .record_loader import read_batches
@@ -163,8 +161,7 @@ def _digest(stage, name, classes):
     cfg = read_stage_config(stage, name)
     content = dict(model=cfg.model, test_pipeline=cfg.test_pipeline, scales=stage.get('scales'),
                    speed=check_speed(stage.get('speed'), name), classes=classes)
-    text = json.dumps(Config(content).to_dict(), sort_keys=True, default=lambda o: getattr(o, '__qualname__', repr(o)))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return config_digest(Config(content).to_dict())
 
 
 @contextlib.contextmanager

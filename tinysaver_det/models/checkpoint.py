@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from ..compat.checkpoints import allow_mmengine_checkpoints
 from ..errors import CheckpointError
+from ..files import whole_file
 from ..names import close_to
 
 SHIPPED = 'tinysaver://'  # begins the name of weights that are part of this package
@@ -58,6 +59,18 @@ def read_checkpoint(source: str) -> dict:
     state = {re.sub(r'^module\.', '', k): v for k, v in state.items()}
     meta = checkpoint.get('meta') if 'state_dict' in checkpoint else None
     return dict(state_dict=state, metadata=metadata, meta=meta or {})
+
+
+def save_weights(path, state: Mapping[str, torch.Tensor], classes: Sequence[str]) -> None:
+    """Write weights and the names of their classes as a checkpoint, whole or absent.
+
+    Args:
+        path: The file.
+        state: A state dict.
+        classes: Of the detector's labels, in order.
+    """
+    with whole_file(path, 'wb') as f:
+        torch.save(dict(meta=dict(dataset_meta=dict(classes=tuple(classes))), state_dict=state), f)
 
 
 def shipped_weights(name: str) -> str:
